@@ -108,9 +108,7 @@ class GatedTrunk(nn.Module):
     def __init__(self, config: AdapterConfig, layers: int, d_text: int):
         super().__init__()
         self.centre = nn.BatchNorm1d(d_text, affine=False)
-        self.text = nn.Sequential(
-            nn.Linear(d_text, 64), nn.LayerNorm(64), nn.Linear(64, config.hidden), nn.SiLU()
-        )
+        self.text = nn.Sequential(nn.Linear(d_text, 64), nn.LayerNorm(64), nn.Linear(64, config.hidden), nn.SiLU())
         self.gate = nn.Parameter(torch.randn(layers, len(config.modules), config.hidden))
 
     def forward(self, c: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Train Zhyper end to end, beside the baselines that a sceptic would ask for, and print one table.
 
-    1. read the data, train a tokenizer on it        4. train each method through the frozen backbone
-    2. pretrain the backbone on its documents        5. evaluate: every split, and the description swapped,
-    3. freeze it                                        random and absent
+1. read the data, train a tokenizer on it        4. train each method through the frozen backbone
+2. pretrain the backbone on its documents        5. evaluate: every split, and the description swapped,
+3. freeze it                                        random and absent
 
-    python train.py                                                      # invented cultures
-    python train.py --data voices --data-path tinyshakespeare.txt       # a real text
-    python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
+python train.py                                                      # invented cultures
+python train.py --data voices --data-path tinyshakespeare.txt       # a real text
+python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
 """
 
 import csv
@@ -28,7 +28,7 @@ import data as datasets
 from data import Data, Record
 from hyper import TRUNKS, AdapterConfig, check_choice
 from model import GPT, MODULES, Encoder, ModelConfig
-from zhyper import Parser, Zhyper, build_adapter, one_line_errors, pad, train_tokenizer
+from zhyper import END, Parser, Zhyper, build_adapter, one_line_errors, train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,20 @@ class Preset:
 
     backbone: ModelConfig = ModelConfig()
     encoder: ModelConfig = ModelConfig(layers=2)
-    pretrain_steps: int = 800
+    pretrain_steps: int = 300
     pretrain_lr: float = 2e-3
-    steps: int = 600  # of adapter training
-    batch: int = 64  # documents a step in pretraining
+    steps: int = 700  # of adapter training
+    batch: int = 16  # rows a step in pretraining ...
+    row: int = 128  # ... and tokens of each
     contexts: int = 32  # descriptions a step in adapter training ...
     questions: int = 4  # ... and rows for each
     evaluate: int = 1 << 30  # rows of a split, at most
 
 
 PRESETS = {
-    "smoke": Preset(
-        ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, batch=32, evaluate=64
-    ),
+    "smoke": Preset(ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64),
     "default": Preset(),
-    "gpu": Preset(
-        ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64
-    ),
+    "gpu": Preset(ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64),
 }
 
 
@@ -173,18 +170,20 @@ def optimise(groups: list[dict], steps: int, losses: Iterator[torch.Tensor], nam
 
 
 def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, log: csv.writer) -> None:
-    """Teach the backbone to write its documents, then freeze it for good."""
-    end = system.tokenizer.token_to_id("<end>")
-    context = system.backbone.config.context
-    rows = [[*row, end][: context + 1] for row in system.ids(documents, "document")]
-    rng = random.Random(seed)
+    """Teach the backbone to write its documents, packed into full rows that begin with one; then freeze it for good."""
+    rows = [[*row, END] for row in system.ids(documents, "document")]
+    rng, length = random.Random(seed), min(sizes.row, system.backbone.config.context)
+
+    def packed() -> list[int]:
+        row: list[int] = []
+        while len(row) <= length:
+            row += rng.choice(rows)
+        return row[: length + 1]
 
     def losses() -> Iterator[torch.Tensor]:
         while True:
-            ids = pad(rng.choices(rows, k=sizes.batch), system.device)  # (b, t)
-            real = ids[:, 1:] != 0
-            logits = system.backbone.logits(system.backbone.features(ids[:, :-1])[real])
-            yield torch.nn.functional.cross_entropy(logits, ids[:, 1:][real])
+            ids = torch.tensor([packed() for _ in range(sizes.batch)], device=system.device)  # (b, t+1)
+            yield torch.nn.functional.cross_entropy(system.backbone(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
 
     system.backbone.requires_grad_(True).train()
     group = {"params": list(system.backbone.parameters()), "lr": sizes.pretrain_lr}
@@ -281,7 +280,11 @@ def evaluate_all(system: Zhyper, data: Data, limit: int, seed: int) -> dict:
         splits[split] = evaluate(system, rows, None if frozen else [row.description for row in rows])
         if split == control:
             rng = random.Random(seed)
-            told = {"swapped": swapped(rows, rng), "random": [random_text(rng) for _ in rows], "none": [None] * len(rows)}
+            told = {
+                "swapped": swapped(rows, rng),
+                "random": [random_text(rng) for _ in rows],
+                "none": [None] * len(rows),
+            }
             controls = {name: evaluate(system, rows, None if frozen else texts) for name, texts in told.items()}
     right, wrong = splits[control], controls["swapped"]
     margin = wrong["nll"] - right["nll"] if data.free_text else right["accuracy"] - wrong["accuracy"]

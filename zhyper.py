@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyper import ADAPTERS, AdapterConfig, Adapters, check_choice, count_parameters
+from hyper import ADAPTERS, AdapterConfig, Adapters, count_parameters
 from model import GPT, Cache, Encoder, ModelConfig
 
 PAD, END = 0, 1  # the ids of <pad> and <end>
@@ -91,7 +91,9 @@ class Zhyper(nn.Module):
             if not text.strip():
                 raise ValueError(f"the {what} is empty: write at least a word")
             if longest is not None and len(row) > longest:
-                raise ValueError(f"the {what} {text[:40]!r}… is {len(row)} tokens long; it may be {longest}: shorten it")
+                raise ValueError(
+                    f"the {what} {text[:40]!r}… is {len(row)} tokens long; it may be {longest}: shorten it"
+                )
         return rows
 
     def embed(self, descriptions: Sequence[str]) -> Tensor:
@@ -204,7 +206,7 @@ class Zhyper(nn.Module):
 
     @classmethod
     def load(cls, run: Path | str, method: str = "zhyper-diag", device: str = "cpu") -> "Zhyper":
-        """The system saved in the folder `run`. Raises FileNotFoundError if it was never saved, ValueError if unreadable."""
+        """The system saved in the folder `run`. Raises FileNotFoundError if there is none, ValueError if unreadable."""
         run = Path(run)
         for name in ("tokenizer.json", "backbone.pt", f"{method}.pt"):
             if not (run / name).is_file():

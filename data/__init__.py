@@ -66,7 +66,7 @@ def load(name: str, path: str | None = None, seed: int = 0) -> Data:
 
 
 def read_jsonl(path: Path) -> Data:
-    """A file of records, one JSON object a line. Its backbone is pretrained on the training rows, their descriptions apart.
+    """A file of records, one JSON object a line; its backbone reads the training rows, descriptions apart.
 
     Raises FileNotFoundError, or ValueError naming the file, the line and what was wrong with it.
     """
@@ -94,7 +94,7 @@ def parse(line: bytes) -> Record:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON in UTF-8 ({error})") from None
     if not isinstance(fields, dict):
-        raise ValueError(f"not a JSON object but {type(fields).__name__}: write {{\"context\": ..., \"description\": ...}}")
+        raise ValueError(f'not a JSON object but {type(fields).__name__}: write {{"context": ..., "description": ...}}')
     for name in Record._fields:
         if name not in fields:
             raise ValueError(f"the field {name!r} is missing")

@@ -599,7 +599,7 @@ def minimal_pair(rng: random.Random, culture: Culture, facets: list[str]) -> Cul
 
 
 def load(path: str | None, seed: int, contexts: int = 256, stated: int = 4) -> Data:
-    """The data set: `contexts` training cultures, `stated` facets in a description. Raises ValueError if given a path."""
+    """`contexts` training cultures, `stated` facets in a description. Raises ValueError if given a path."""
     if path is not None:
         raise ValueError("the data set cultures is generated: leave out --data-path")
     rng = random.Random(seed)
@@ -654,9 +654,6 @@ def pretraining_documents(rng: random.Random, trained: list[tuple[str, Culture]]
         if number % 3 == 0:
             documents.append(describe(rng, rng.choice(trained)[1], pick()))
             continue
-        lines = []
-        for facet in rng.sample(NAMES, 4):
-            value = 0 if rng.random() < MAJORITY_SHARE else rng.randrange(1, 4)
-            lines.append("".join(ask(rng, facet, value)))
-        documents.append("\n".join(lines))
+        facet = rng.choice(NAMES)
+        documents.append("".join(ask(rng, facet, 0 if rng.random() < MAJORITY_SHARE else rng.randrange(1, 4))))
     return documents
