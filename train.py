@@ -58,7 +58,7 @@ class Preset:
 
     backbone: ModelConfig = ModelConfig()
     encoder: ModelConfig = ModelConfig(layers=2)
-    pretrain_steps: int = 300
+    pretrain_steps: int = 400
     pretrain_lr: float = 2e-3
     steps: int = 700  # of adapter training
     batch: int = 16  # rows a step in pretraining ...

@@ -1,0 +1,204 @@
+"""The data sets: no split leaks, bad records are named, every control is what it says."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import data
+from data import SPLITS, cultures, voices
+from data.cultures import ALLOWED, ANSWERS, BROKEN, FACETS, NAMES
+from train import random_text, swapped
+
+SHAKESPEARE = Path(__file__).parent.parent.parent / "shared/data/tinyshakespeare.txt"
+RECORD = {"context": "a", "description": "people bow", "prompt": "Q: how?\nA:", "answer": " bow", "split": "train"}
+
+
+@pytest.fixture(scope="module")
+def built() -> data.Data:
+    return data.load("cultures", seed=0)
+
+
+def stated(description: str) -> dict[str, tuple[int, int]]:
+    """What a description says: facet -> (value, which clause)."""
+    return {
+        facet: (value, number)
+        for facet, (_, values) in FACETS.items()
+        for value, clauses in enumerate(values.values())
+        for number, clause in enumerate(clauses)
+        if clause in description
+    }
+
+
+def asked(prompt: str) -> str:
+    return next(facet for facet, (questions, _) in FACETS.items() if any(q in prompt for q in questions))
+
+
+def test_the_facets_are_as_many_and_as_distinct_as_they_say():
+    assert len(FACETS) >= 16 and all(len(v) == 4 for _, v in FACETS.values())
+    clauses = [clause for _, values in FACETS.values() for five in values.values() for clause in five]
+    assert all(len(five) == 5 for _, values in FACETS.values() for five in values.values())
+    assert len(set(clauses)) == len(clauses) == 320
+    assert not [(a, b) for a in clauses for b in clauses if a != b and a in b]
+    questions = [q for qs, _ in FACETS.values() for q in qs]
+    answers = [a for values in ANSWERS.values() for a in values]
+    assert len(set(questions)) == len(questions) == 48 and len(set(answers)) == 64
+
+
+def test_every_answer_is_what_the_description_states(built):
+    for record in built.records:
+        facet, said = asked(record.prompt), stated(record.description)
+        assert len(said) == 4
+        value = said[facet][0] if facet in said else 0
+        assert record.answer == f" {ANSWERS[facet][value]}"
+        assert (facet in said) == (record.split != "locality") or record.split == "train"
+
+
+def test_no_held_out_phrase_culture_or_combination_occurs_in_training(built):
+    train = built.split("train")
+    trained_texts = {r.description for r in train} | {d for d in built.documents if not d.startswith("Q:")}
+    held_out = [five[4] for _, values in FACETS.values() for five in values.values()]
+    everything = "\n".join(trained_texts)
+    assert not [clause for clause in held_out if clause in everything]
+    for record in built.split("new_wording"):
+        assert all(number == 4 for _, number in stated(record.description).values())
+    contexts = {r.context for r in train}
+    assert len(contexts) == 256
+    for split in ("unseen", "ood", "minimal_pairs", "locality"):
+        assert not contexts & {r.context for r in built.split(split)}
+    assert {r.context for r in built.split("seen") + built.split("new_wording")} <= contexts
+
+    def pairs(descriptions):
+        for said in map(stated, descriptions):
+            for first, second in zip(NAMES[::2], NAMES[1::2], strict=True):
+                if first in said and second in said:
+                    yield said[first][0], said[second][0]
+
+    assert set(pairs(trained_texts)) == set(ALLOWED) and not set(ALLOWED) & set(BROKEN)
+    ood = {r.description for r in built.split("ood")}
+    assert set(pairs(ood)) == set(BROKEN) and all(len(list(pairs([text]))) == 2 for text in ood)
+
+
+def test_minimal_pairs_differ_in_one_value_and_nothing_else(built):
+    rows = built.split("minimal_pairs")
+    for at in range(0, len(rows), 8):
+        first, second = rows[at : at + 4], rows[at + 4 : at + 8]
+        assert [r.prompt for r in first] == [r.prompt for r in second]
+        assert sum(a.answer != b.answer for a, b in zip(first, second, strict=True)) == 1
+        before, after = stated(first[0].description), stated(second[0].description)
+        assert sum(before[f] != after[f] for f in before) == 1 and list(before) == list(after)
+
+
+def test_the_pretraining_text_prefers_the_majority(built):
+    answered = [d for d in built.documents if d.startswith("Q:")]
+    share = sum(d.endswith(f" {ANSWERS[asked(d)][0]}") for d in answered) / len(answered)
+    assert 0.68 < share < 0.72
+    assert 0.30 < 1 - len(answered) / len(built.documents) < 0.36
+
+
+def test_the_same_seed_gives_the_same_data_and_another_another(built):
+    assert data.load("cultures", seed=0).records == built.records
+    assert data.load("cultures", seed=1).records != built.records
+
+
+def test_a_swapped_description_never_belongs_to_a_context_with_the_same_answer(built):
+    rows = built.split("unseen")
+    for record, text in zip(rows, swapped(rows, random.Random(0)), strict=True):
+        facet = asked(record.prompt)
+        assert f" {ANSWERS[facet][stated(text)[facet][0]]}" != record.answer
+
+
+def test_a_random_description_states_nothing():
+    assert not stated(random_text(random.Random(0)))
+
+
+def write(path: Path, *lines) -> str:
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(path)
+
+
+def test_a_jsonl_file_gives_its_records(tmp_path):
+    loaded = data.load(write(tmp_path / "mine.jsonl", RECORD, "", RECORD | {"split": "seen"}))
+    assert loaded.records == [data.Record(**RECORD), data.Record(**RECORD | {"split": "seen"})]
+    assert loaded.documents == ["Q: how?\nA: bow", "people bow"] and loaded.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", "not a JSON object but list"),
+        ("{", "not JSON"),
+        (json.dumps({k: v for k, v in RECORD.items() if k != "answer"}), "'answer' is missing"),
+        (json.dumps(RECORD | {"description": "  "}), "'description' is '  '"),
+        (json.dumps(RECORD | {"prompt": ""}), "'prompt' is ''"),
+        (json.dumps(RECORD | {"answer": 3}), "'answer' is 3"),
+        (json.dumps(RECORD | {"split": "test"}), "unknown split 'test'"),
+        (json.dumps(RECORD | {"answer": "\ud800"}), "not text"),
+        ('{"context": NaN}', "'context' is nan"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(line, message, tmp_path):
+    path = write(tmp_path / "bad.jsonl", RECORD, line)
+    with pytest.raises(ValueError, match=r"bad.jsonl, line 2: .*") as error:
+        data.load(path)
+    assert message in str(error.value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=30), st.integers(0, 120), st.integers(0, 20))
+def test_a_mutated_line_gives_a_record_or_a_value_error(noise, at, cut):
+    line = json.dumps(RECORD).encode()
+    try:
+        record = data.parse(line[:at] + noise + line[at + cut :])
+    except ValueError:
+        return
+    assert all(isinstance(value, str) and value.strip() for value in record) and record.split in SPLITS
+
+
+def test_a_missing_file_and_an_unknown_name_say_what_would_mend_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none.jsonl"):
+        data.load(str(tmp_path / "none.jsonl"))
+    with pytest.raises(ValueError, match=r"unknown data set 'poems': choose from cultures, .*voices"):
+        data.load("poems")
+    with pytest.raises(FileNotFoundError, match="download https"):
+        data.load("voices", str(tmp_path / "none.txt"))
+    with pytest.raises(ValueError, match="leave out --data-path"):
+        data.load("cultures", "somewhere")
+
+
+def test_speeches_are_cut_between_lines():
+    assert voices.pieces("To be,\nor not\nto be", 14) == ["To be,\nor not", "to be"]
+
+
+def test_held_out_speeches_are_in_no_training_text(tmp_path):
+    names = list(voices.SPEAKERS)
+    speeches = [f"{names[i % len(names)]}:\nline {i} of the play" for i in range(400)]
+    (tmp_path / "play.txt").write_text("\n\n".join(speeches))
+    loaded = data.load("voices", str(tmp_path / "play.txt"))
+    trained = "\n".join([r.prompt + r.answer for r in loaded.split("train")] + loaded.documents) + "\n"
+    for record in loaded.split("seen") + loaded.split("new_wording") + loaded.split("unseen"):
+        assert record.answer + "\n" not in trained
+    assert {r.context for r in loaded.split("unseen")} == set(voices.UNSEEN)
+    assert not {r.context for r in loaded.split("train")} & set(voices.UNSEEN)
+    assert {r.description for r in loaded.split("new_wording")}.isdisjoint(r.description for r in loaded.split("train"))
+
+
+def test_every_speaker_has_four_distinct_descriptions():
+    texts = [text for four in voices.SPEAKERS.values() for text in four]
+    assert len(voices.SPEAKERS) >= 40 and all(len(four) == 4 for four in voices.SPEAKERS.values())
+    assert len(set(texts)) == len(texts) and set(voices.UNSEEN) < set(voices.SPEAKERS)
+
+
+@pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="tiny Shakespeare is not at hand")
+def test_the_real_text_has_pieces_of_every_speaker():
+    loaded = data.load("voices", str(SHAKESPEARE))
+    assert {r.context for r in loaded.records} == set(voices.SPEAKERS)
+    assert len(loaded.split("train")) > 10_000 and loaded.free_text
+
+
+def test_cultures_can_be_described_without_a_package():
+    assert not {"torch", "tokenizers"} & set(vars(cultures)) and "data.cultures" in sys.modules

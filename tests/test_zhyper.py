@@ -1,0 +1,172 @@
+"""The assembled system: step 0, merging, mixed contexts, padding, files, command line."""
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import KINDS, TEXTS, build_system, tiny_config
+
+import zhyper
+from hyper import LowRank
+from zhyper import Zhyper, build_adapter, one_line_errors
+
+PROMPTS = ["Q: what now?\nA:", "people", "the taxes are cut and"]
+
+
+def cli(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["zhyper.py", *arguments])
+    try:
+        one_line_errors(zhyper.main)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("trunk", ["gated", "paper"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_step_0_equals_the_frozen_model_bit_for_bit(kind, trunk):
+    system = build_system(kind)
+    system.adapter = build_adapter(tiny_config(kind, trunk=trunk), system.backbone.config, 32).eval()
+    ids = torch.randint(2, 200, (4, 9))
+    assert torch.equal(system.backbone(ids), system.backbone(ids, system.adapt(TEXTS[:4])))
+
+
+def test_merged_weights_equal_the_update_in_rank_space(system):
+    system.double()
+    ids = torch.randint(2, 200, (1, 20))
+    adapted = system.backbone(ids, system.adapt(TEXTS[:1]))
+    merged = system.merge(TEXTS[0])
+    assert (merged(ids) - adapted).abs().max() < 1e-9
+    assert (system.backbone(ids) - adapted).abs().max() > 1e-3
+    assert [(n, p.shape) for n, p in merged.named_parameters()] == [
+        (n, p.shape) for n, p in system.backbone.named_parameters()
+    ]
+
+
+def test_merging_leaves_the_backbone_as_it_was(system):
+    before = {name: weight.clone() for name, weight in system.backbone.state_dict().items()}
+    system.merge(TEXTS[0])
+    assert all(torch.equal(weight, before[name]) for name, weight in system.backbone.state_dict().items())
+
+
+def test_mixed_contexts_in_a_batch_equal_one_by_one(system):
+    system.double()
+    ids = torch.randint(2, 200, (5, 12))
+    told = [TEXTS[i] for i in (2, 0, 1, 0, 3)]
+    together = system.backbone(ids, system.adapt(told))
+    for row, text in enumerate(told):
+        assert torch.allclose(together[row], system.backbone(ids[row : row + 1], system.adapt([text]))[0], atol=1e-10)
+
+
+def test_padding_does_not_change_an_answer(system):
+    system.double()
+    answers, told = [" bow", " sing a tune", " cut"], TEXTS[:3]
+    together = system.score(PROMPTS, answers, told)
+    for row in range(3):
+        alone = system.score(PROMPTS[row : row + 1], answers[row : row + 1], told[row : row + 1])
+        assert abs(alone[0].item() - together[0][row].item()) < 1e-5
+    batch = system.generate(PROMPTS, told, 8)
+    assert batch == [system.generate([p], [t], 8)[0] for p, t in zip(PROMPTS, told, strict=True)]
+
+
+def test_generating_with_the_cache_equals_reading_everything_again(system):
+    system.double()
+    prompt, row = "people", system.ids(["people"])[0]
+    for _ in range(10):
+        token = system.backbone(torch.tensor([row]), system.adapt([TEXTS[1]]))[0, -1].argmax().item()
+        row = [*row, token]
+        if token == zhyper.END:
+            break
+    expected = system.tokenizer.decode([i for i in row[len(system.ids([prompt])[0]) :] if i != zhyper.END])
+    assert system.generate([prompt], [TEXTS[1]], 10) == [expected]
+
+
+def test_an_answer_is_exact_just_when_generation_writes_it(trained):
+    system, data, _ = trained
+    rows = data.split("unseen")
+    told = [row.description for row in rows]
+    wrong = [row.answer for row in reversed(rows)]
+    written = system.generate([row.prompt for row in rows], told)
+    for answers in ([row.answer for row in rows], wrong):
+        exact = system.score([row.prompt for row in rows], answers, told)[2].tolist()
+        assert exact == [a == w for a, w in zip(answers, written, strict=True)]
+    assert any(exact) or all(row.answer in written for row in rows)
+
+
+def test_a_description_in_the_prompt_is_read_there():
+    system = build_system("lora")
+    system.in_prompt = True
+    assert system.prompt_ids(["people"], ["the taxes"]) == system.ids(["the taxes\npeople"])
+    assert system.prompt_ids(["people"], [None]) == system.ids(["people"])
+
+
+def test_what_is_saved_is_what_is_loaded(system, tmp_path):
+    system.save(tmp_path, "mine")
+    again = Zhyper.load(tmp_path, "mine")
+    ids = torch.randint(2, 200, (3, 7))
+    assert torch.equal(system.backbone(ids, system.adapt(TEXTS[:3])), again.backbone(ids, again.adapt(TEXTS[:3])))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_damaged_checkpoint_is_named(system, tmp_path):
+    system.save(tmp_path, "mine")
+    (tmp_path / "mine.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="mine.pt cannot be read"):
+        Zhyper.load(tmp_path, "mine")
+    torch.save({"format": 99}, tmp_path / "mine.pt")
+    with pytest.raises(ValueError, match="format 99, this code reads 1"):
+        Zhyper.load(tmp_path, "mine")
+
+
+def test_a_special_token_typed_by_a_user_is_plain_text(system):
+    assert zhyper.END not in system.ids(["the <end> of <pad>"])[0]
+
+
+def test_params_prints_the_counts_as_one_json_object(monkeypatch, capsys):
+    code, out, _ = cli(monkeypatch, capsys, "params", "--backbone", "mistral-7b", "--json")
+    result = json.loads(out)
+    assert code == 0 and {"backbone", "rank", "modules", "methods"} <= set(result)
+    assert result["methods"]["t2l"] == 55_424_000 and result["methods"]["zhyper-diag"] == 4_207_632
+
+
+def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
+    build_system("zhyper-diag").save(tmp_path, "zhyper-diag")
+    code, out, _ = cli(
+        monkeypatch, capsys, "generate", "--run", str(tmp_path), "--description", "people bow", "--prompt", "how?"
+    )
+    assert code == 0 and out.startswith("frozen: ") and "\nadapted:" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "--description", "", "--prompt", "how?"], "the description is empty"),
+        (["generate", "--description", "bow", "--prompt", " "], "the prompt is empty"),
+        (["generate", "--description", "bow " * 99, "--prompt", "how?"], "tokens long; it may be 64"),
+        (["generate", "--description", "bow", "--prompt", "how " * 99], "tokens long; it may be 63"),
+        (["generate", "--description", "bow", "--prompt", "how?", "--method", "lora"], "no checkpoint"),
+        (["generate", "--description", "bow"], "--prompt"),
+        (["params", "--modules", "q,w"], "unknown module 'w'"),
+        (["params", "--rank", "0"], "at least 1"),
+        (["params", "--trunk", "x"], "unknown trunk"),
+        (["params", "--backbone", "gpt9"], "gpt9"),
+        (["fly"], "fly"),
+        ([], "command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, monkeypatch, capsys, tmp_path):
+    build_system("zhyper-diag").save(tmp_path, "zhyper-diag")
+    run = ["--run", str(tmp_path)] if arguments[:1] == ["generate"] else []
+    code, out, err = cli(monkeypatch, capsys, *arguments, *run)
+    assert code == 2 and out == "" and err.count("\n") == 1 and message in err
+
+
+def test_merging_adds_the_delta_of_every_site():
+    system = build_system("zhyper-diag", modules=("q", "up", "down"))
+    merged, updates = system.merge(TEXTS[0]), system.adapt(TEXTS[:1])
+    assert all(isinstance(update, LowRank) for update in updates.values())
+    changed = {n for n, p in merged.named_parameters() if not torch.equal(p, system.backbone.get_parameter(n))}
+    sites = ("attention.q", "mlp.up", "mlp.down")
+    assert changed == {f"blocks.{layer}.{name}.weight" for layer in range(2) for name in sites}
