@@ -155,7 +155,12 @@ class Zhyper(nn.Module):
     def generate(
         self, prompts: Sequence[str], descriptions: Sequence[str] | None = None, max_new_tokens: int = 32
     ) -> list[str]:
-        """The answer to each prompt, greedily, every row under its own description (None: the frozen model)."""
+        """The answer to each prompt, greedily, every row under its own description (None: the frozen model).
+
+        Raises ValueError for an empty or too long text, or fewer than one new token.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
         self.eval()
         rows = self.prompt_ids(prompts, descriptions)
         updates = {} if descriptions is None else self.adapt(descriptions)
@@ -284,8 +289,9 @@ def command_generate(args: argparse.Namespace) -> None:
     if not prompt.strip():
         raise ValueError("the prompt is empty: write at least a word")
     prompt = prompt if "\n" in prompt else system.template.format(prompt)
+    adapted = system.generate([prompt], [args.description], args.max_new_tokens)
     print("frozen: ", *system.generate([prompt], None, args.max_new_tokens))
-    print("adapted:", *system.generate([prompt], [args.description], args.max_new_tokens))
+    print("adapted:", *adapted)
 
 
 def command_params(args: argparse.Namespace) -> None:

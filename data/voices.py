@@ -15,7 +15,7 @@ from pathlib import Path
 from data import Data, Record
 
 ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-PIECE, BEFORE = 240, 80  # characters of an answer and of the prompt before it, at most
+PIECE, BEFORE = 160, 60  # characters of an answer and of the prompt before it, at most
 BLOCK, HELD_OUT = 40, 4  # of so many speeches in a row, the last so many are held out
 
 # who speaks: four descriptions each, the last held out to test a new wording

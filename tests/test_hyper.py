@@ -90,7 +90,8 @@ def test_z_differs_between_contexts_from_step_0_and_every_gradient_is_alive_by_s
     torch.manual_seed(0)
     adapter = ADAPTERS[kind](tiny_config(kind, trunk=trunk, dropout=0.0), 2, SHAPES, 32)
     c, x = torch.randn(8, 32), torch.randn(8, 3, 32)
-    assert all(z.std(0).mean() > 0.3 for z in adapter.z(c).values())
+    least = {"gated": 1.0, "paper": 0.1}[trunk]  # the concatenating trunk hears the text more faintly
+    assert all(z.std(0).mean() > least for z in adapter.z(c).values())
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()

@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_leaves_earlier_results_alone(arguments, messa
     [
         ({"description": "word " * 400}, "zhyper-diag", "the encoder reads"),
         ({"prompt": "word " * 400}, "zhyper-diag", "the backbone reads"),
-        ({"description": "word " * 120, "prompt": "word " * 120}, "prompt", "the backbone reads"),
+        ({"description": "word " * 75, "prompt": "word " * 75}, "prompt", "the backbone reads"),
     ],
 )
 def test_a_text_that_does_not_fit_is_refused_with_both_lengths(change, methods, message, tmp_path):

@@ -148,6 +148,7 @@ def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
         (["generate", "--description", "bow", "--prompt", "how " * 99], "tokens long; it may be 63"),
         (["generate", "--description", "bow", "--prompt", "how?", "--method", "lora"], "no checkpoint"),
         (["generate", "--description", "bow"], "--prompt"),
+        (["generate", "--description", "bow", "--prompt", "how?", "--max-new-tokens", "0"], "at least 1"),
         (["params", "--modules", "q,w"], "unknown module 'w'"),
         (["params", "--rank", "0"], "at least 1"),
         (["params", "--trunk", "x"], "unknown trunk"),
