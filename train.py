@@ -60,7 +60,7 @@ class Preset:
     encoder: ModelConfig = ModelConfig(layers=2)
     pretrain_steps: int = 400
     pretrain_lr: float = 2e-3
-    steps: int = 700  # of adapter training
+    steps: int = 900  # of adapter training
     batch: int = 16  # rows a step in pretraining ...
     row: int = 128  # ... and tokens of each
     contexts: int = 32  # descriptions a step in adapter training ...
