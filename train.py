@@ -60,11 +60,11 @@ class Preset:
     encoder: ModelConfig = ModelConfig(layers=2)
     pretrain_steps: int = 400
     pretrain_lr: float = 2e-3
-    steps: int = 900  # of adapter training
+    steps: int = 1000  # of adapter training
     batch: int = 16  # rows a step in pretraining ...
     row: int = 128  # ... and tokens of each
     contexts: int = 32  # descriptions a step in adapter training ...
-    questions: int = 4  # ... and rows for each
+    questions: int = 4  # ... and rows for each, at most
     evaluate: int = 1 << 30  # rows of a split, at most
 
 
@@ -192,7 +192,7 @@ def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, log
 
 
 def batches(records: list[Record], contexts: int, questions: int, rng: random.Random) -> Iterator[list[Record]]:
-    """Rows for one step after another: `questions` rows for each of `contexts` descriptions, all of them in turn."""
+    """Rows for one step after another: up to `questions` for each of `contexts` descriptions, all of them in turn."""
     groups = defaultdict(list)
     for record in records:
         groups[record.context, record.description].append(record)
@@ -203,7 +203,7 @@ def batches(records: list[Record], contexts: int, questions: int, rng: random.Ra
             if not order:
                 order = rng.sample(list(groups), len(groups))
             group = groups[order.pop()]
-            rows += rng.sample(group, questions) if len(group) >= questions else rng.choices(group, k=questions)
+            rows += rng.sample(group, min(questions, len(group)))
         yield rows
 
 

@@ -573,7 +573,8 @@ def describe(rng: random.Random, culture: Culture, facets: list[str], wording: r
     'Where they live most would see the tax shrink, and people work only in the morning.'
     """
     clauses = [FACETS[facet][1][ANSWERS[facet][culture[facet]]][rng.choice(wording)] for facet in facets]
-    return rng.choice(FRAMES).format(", ".join(clauses[:-1]) + ", and " + clauses[-1])
+    text = clauses[0] if len(clauses) == 1 else ", ".join(clauses[:-1]) + ", and " + clauses[-1]
+    return rng.choice(FRAMES).format(text)
 
 
 def ask(rng: random.Random, facet: str, value: int) -> tuple[str, str]:
@@ -599,7 +600,10 @@ def minimal_pair(rng: random.Random, culture: Culture, facets: list[str]) -> Cul
 
 
 def load(path: str | None, seed: int, contexts: int = 256, stated: int = 4) -> Data:
-    """`contexts` training cultures, `stated` facets in a description. Raises ValueError if given a path."""
+    """The data set: `contexts` training cultures; a description states `stated` facets, half of the training ones fewer.
+
+    Raises ValueError if given a path: there is nothing to read.
+    """
     if path is not None:
         raise ValueError("the data set cultures is generated: leave out --data-path")
     rng = random.Random(seed)
@@ -625,6 +629,8 @@ def load(path: str | None, seed: int, contexts: int = 256, stated: int = 4) -> D
     for _ in range(16384 // contexts):
         for name, culture in trained:
             facets = pick()
+            if rng.random() < 0.5:  # short ones too: alone, a clause cannot be guessed from its pair's other value
+                facets = facets[: rng.randrange(1, stated)]
             description = describe(rng, culture, facets)
             add("train", name, culture, description, facets)
             if rng.random() < 0.5:

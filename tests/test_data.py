@@ -52,7 +52,7 @@ def test_the_facets_are_as_many_and_as_distinct_as_they_say():
 def test_every_answer_is_what_the_description_states(built):
     for record in built.records:
         facet, said = asked(record.prompt), stated(record.description)
-        assert len(said) == 4
+        assert len(said) == 4 or record.split == "train" and 1 <= len(said) < 4
         value = said[facet][0] if facet in said else 0
         assert record.answer == f" {ANSWERS[facet][value]}"
         assert (facet in said) == (record.split != "locality") or record.split == "train"
