@@ -258,7 +258,9 @@ def swapped(records: list[Record], rng: random.Random) -> list[str]:
         others = others or [r for r in records if r.answer != record.answer]
         others = [r for r in others if r.context != record.context and r.description != record.description]
         if not others:
-            raise ValueError(f"the split {record.split!r} has one context only: nothing to swap its description with")
+            raise ValueError(
+                f"the split {record.split!r} has one context only: add another to swap its description with"
+            )
         chosen.append(rng.choice(others).description)
     return chosen
 
@@ -268,13 +270,19 @@ def random_text(rng: random.Random) -> str:
     return " ".join("".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 8))) for _ in range(12))
 
 
+def evaluated_splits(data: Data) -> tuple[list[str], str]:
+    """The splits that have rows, and the one on which the controls are tried. Raises ValueError if there is none."""
+    found = [split for split in datasets.SPLITS if split != "train" and data.split(split)]
+    if not found:
+        raise ValueError(f"{data.name} has no rows to evaluate: add some of the split {', '.join(datasets.SPLITS)}")
+    return found, "unseen" if "unseen" in found else found[0]
+
+
 def evaluate_all(system: Zhyper, data: Data, limit: int, seed: int) -> dict:
     """The `splits`, `controls` and `margin` of a row of results.json."""
     frozen = system.adapter is None and not system.in_prompt
-    found = [split for split in datasets.SPLITS if split != "train" and data.split(split)]
-    if not found:
-        raise ValueError(f"{data.name} has no rows to evaluate: add some whose split is {', '.join(datasets.SPLITS)}")
-    splits, control = {}, "unseen" if "unseen" in found else found[0]
+    found, control = evaluated_splits(data)
+    splits = {}
     for split in found:
         rows = random.Random(seed).sample(data.split(split), min(limit, len(data.split(split))))
         splits[split] = evaluate(system, rows, None if frozen else [row.description for row in rows])
@@ -301,7 +309,7 @@ def table(results: dict, free_text: bool) -> str:
     for row in results["rows"]:
         scores = [*row["splits"].values(), *row["controls"].values()]
         numbers = [f"{row['trainable']:,}", f"{row['encoder']:,}", row["steps"], f"{row['seconds']:.0f}"]
-        numbers += [*(f"{score[measure]:.{digits}f}" for score in scores), f"{row['margin']:.{digits}f}"]
+        numbers += [*(f"{score[measure]:z.{digits}f}" for score in scores), f"{row['margin']:z.{digits}f}"]
         lines.append("| " + " | ".join(map(str, [row["method"], *numbers])) + " |")
     return "\n".join(lines)
 
@@ -309,8 +317,14 @@ def table(results: dict, free_text: bool) -> str:
 # ---- the main job
 
 
-def check_lengths(system: Zhyper, data: Data, sizes: Preset, in_prompt: bool) -> None:
-    """Refuse a data set with a text that would not fit. Raises ValueError naming text, length and limit."""
+def check_data(system: Zhyper, data: Data, sizes: Preset, in_prompt: bool) -> None:
+    """Refuse a data set that cannot be trained on or compared, or with a text that would not fit.
+
+    Raises ValueError: which text, how long it is and how long it may be; or what is missing.
+    """
+    if len({record.context for record in data.split("train")}) < 2:
+        raise ValueError(f"{data.name} trains on one context only, so there is nothing to tell apart: add another")
+    swapped(data.split(evaluated_splits(data)[1]), random.Random(0))
 
     def lengths(texts: Iterator[str]) -> dict[str, int]:
         distinct = list(dict.fromkeys(texts))
@@ -366,7 +380,7 @@ def run(settings: Settings) -> dict:
     torch.manual_seed(settings.seed)
     backbone = GPT(replace(sizes.backbone, vocab=tokenizer.get_vocab_size()))
     base = Zhyper(tokenizer, backbone, template=data.template).to(device)
-    check_lengths(base, data, sizes, any(METHODS[name].in_prompt for name in settings.chosen))
+    check_data(base, data, sizes, any(METHODS[name].in_prompt for name in settings.chosen))
     settings.run.mkdir(parents=True, exist_ok=True)
     results = {"data": data.name, "seed": settings.seed, "device": str(device), "rows": []}
     with open(settings.run / "log.csv", "w", newline="") as file:

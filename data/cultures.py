@@ -600,7 +600,7 @@ def minimal_pair(rng: random.Random, culture: Culture, facets: list[str]) -> Cul
 
 
 def load(path: str | None, seed: int, contexts: int = 256, stated: int = 4) -> Data:
-    """The data set: `contexts` training cultures; a description states `stated` facets, half of the training ones fewer.
+    """`contexts` training cultures; a description states `stated` facets, half of those in training fewer.
 
     Raises ValueError if given a path: there is nothing to read.
     """

@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_leaves_earlier_results_alone(arguments, messa
     [
         ({"description": "word " * 400}, "zhyper-diag", "the encoder reads"),
         ({"prompt": "word " * 400}, "zhyper-diag", "the backbone reads"),
-        ({"description": "word " * 75, "prompt": "word " * 75}, "prompt", "the backbone reads"),
+        ({"description": "word " * 150, "prompt": "word " * 150}, "prompt", "the backbone reads"),
     ],
 )
 def test_a_text_that_does_not_fit_is_refused_with_both_lengths(change, methods, message, tmp_path):
@@ -149,3 +149,32 @@ def test_a_text_that_does_not_fit_is_refused_with_both_lengths(change, methods, 
     with pytest.raises(ValueError, match=rf"two.*tokens long.*{message} \d+: shorten"):
         train.run(settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (lambda record: record.split == "train", "no rows to evaluate"),
+        (lambda record: record.context == "bowers", "trains on one context only"),
+        (lambda record: record.split == "train" or record.context == "bowers", "one context only: add another to swap"),
+    ],
+)
+def test_data_that_cannot_tell_contexts_apart_is_refused_before_training(keep, message, tmp_path):
+    data = two_cultures()
+    data.records[:] = filter(keep, data.records)
+    path = write(data, tmp_path / "two.jsonl")
+    with pytest.raises(ValueError, match=message):
+        train.run(train.read_settings(["--data", path, "--preset", "smoke", "--out", str(tmp_path / "run")]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_table_of_fixed_results_is_fixed():
+    score = {"accuracy": 0.5, "nll": 1.25, "n": 4}
+    row = {"method": "lora", "trainable": 1234, "encoder": 0, "steps": 3, "seconds": 1.6, "margin": -0.001}
+    results = {"rows": [row | {"splits": {"unseen": score}, "controls": {"swapped": score}}]}
+    assert table(results, False).splitlines() == [
+        "| method | trained | encoder | steps | seconds | unseen | (swapped) | margin |",
+        "|---|---|---|---|---|---|---|---|",
+        "| lora | 1,234 | 0 | 3 | 2 | 0.50 | 0.50 | 0.00 |",
+    ]
+    assert "| 1.250 | 1.250 | -0.001 |" in table(results, True)
