@@ -75,8 +75,8 @@ PRESETS = {
 }
 
 
-def option(default, text: str, choices=None):
-    return field(default=default, metadata={"help": text, "choices": choices})
+def option(default, text: str):
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -249,24 +249,23 @@ def swapped(records: list[Record], rng: random.Random) -> list[str]:
 
     Where no other row asks the same prompt (free text), any other context's description.
     """
-    by_prompt = defaultdict(list)
-    for record in records:
-        by_prompt[record.prompt].append(record)
     chosen = []
     for record in records:
-        others = [r for r in by_prompt[record.prompt] if r.answer != record.answer]
-        others = others or [r for r in records if r.answer != record.answer]
-        others = [r for r in others if r.context != record.context and r.description != record.description]
-        if not others:
+        rivals = [r for r in records if r.context != record.context and r.answer != record.answer]
+        rivals = [r for r in rivals if r.description != record.description]
+        if not rivals:
             raise ValueError(
                 f"the split {record.split!r} has one context only: add another to swap its description with"
             )
-        chosen.append(rng.choice(others).description)
+        chosen.append(rng.choice([r for r in rivals if r.prompt == record.prompt] or rivals).description)
     return chosen
 
 
+RANDOM_LENGTH = 12 * 9
+
+
 def random_text(rng: random.Random) -> str:
-    """Words of random letters: a description that says nothing."""
+    """Twelve words of random letters, a description that says nothing: at most RANDOM_LENGTH characters, so tokens."""
     return " ".join("".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 8))) for _ in range(12))
 
 
@@ -331,6 +330,7 @@ def check_data(system: Zhyper, data: Data, sizes: Preset, in_prompt: bool) -> No
         return dict(zip(distinct, map(len, system.ids(distinct)), strict=True))
 
     described = lengths(record.description for record in data.records)
+    before = max(RANDOM_LENGTH, *described.values()) + 1 if in_prompt else 0  # the controls move descriptions about
     asked, answered = lengths(r.prompt for r in data.records), lengths(r.answer for r in data.records)
     for record in data.records:
         description = described[record.description]
@@ -339,7 +339,7 @@ def check_data(system: Zhyper, data: Data, sizes: Preset, in_prompt: bool) -> No
                 f"{data.name}: the description {record.description[:40]!r}… is {description} tokens long, "
                 f"the encoder reads {sizes.encoder.context}: shorten it"
             )
-        total = asked[record.prompt] + answered[record.answer] + 1 + (description + 1 if in_prompt else 0)
+        total = asked[record.prompt] + answered[record.answer] + 1 + before
         if total > sizes.backbone.context:
             raise ValueError(
                 f"{data.name}: the prompt {record.prompt[:40]!r}… and its answer are {total} tokens long together, "

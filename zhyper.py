@@ -216,7 +216,10 @@ class Zhyper(nn.Module):
         for name in ("tokenizer.json", "backbone.pt", f"{method}.pt"):
             if not (run / name).is_file():
                 raise FileNotFoundError(f"no checkpoint {run / name}: train it with python train.py --methods {method}")
-        tokenizer = tokenizers.Tokenizer.from_file(str(run / "tokenizer.json"))
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(run / "tokenizer.json"))
+        except Exception as error:  # the library raises no narrower kind
+            raise ValueError(f"{run / 'tokenizer.json'} cannot be read ({error}): train again to replace it") from None
         tokenizer.encode_special_tokens = True
         saved = read_weights(run / "backbone.pt")
         backbone = GPT(ModelConfig(**saved["config"]))
@@ -278,7 +281,7 @@ def one_line_errors(main) -> None:
     """Run a main function: an error of the user's is one line on stderr and exit code 2, not a traceback."""
     try:
         main()
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 

@@ -59,6 +59,8 @@ def load(name: str, path: str | None = None, seed: int = 0) -> Data:
     Raises ValueError for an unknown name or a bad record, FileNotFoundError for a missing file.
     """
     if name.endswith(".jsonl"):
+        if path is not None:
+            raise ValueError(f"{name} is the data itself: leave out --data-path")
         return read_jsonl(Path(name))
     if name not in names():
         raise ValueError(f"unknown data set {name!r}: choose from {', '.join(names())}, or give a file.jsonl")

@@ -110,6 +110,7 @@ def test_every_setting_is_an_option_with_help(monkeypatch, capsys):
 BAD = [
     (["--data", "poems"], "unknown data set 'poems'"),
     (["--data", "none.jsonl"], "no file none.jsonl"),
+    (["--data", "none.jsonl", "--data-path", "x"], "leave out --data-path"),
     (["--methods", "zhyper"], "unknown method 'zhyper'"),
     (["--methods", ""], "unknown method ''"),
     (["--modules", "q,x"], "unknown module 'x'"),

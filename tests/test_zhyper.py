@@ -120,6 +120,13 @@ def test_a_damaged_checkpoint_is_named(system, tmp_path):
         Zhyper.load(tmp_path, "mine")
 
 
+def test_a_damaged_tokenizer_is_named(system, tmp_path):
+    system.save(tmp_path, "mine")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="tokenizer.json cannot be read"):
+        Zhyper.load(tmp_path, "mine")
+
+
 def test_a_special_token_typed_by_a_user_is_plain_text(system):
     assert zhyper.END not in system.ids(["the <end> of <pad>"])[0]
 
