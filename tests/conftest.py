@@ -16,7 +16,7 @@ from data import Data, Record  # noqa: E402
 from hyper import AdapterConfig  # noqa: E402
 from model import GPT, Encoder, ModelConfig  # noqa: E402
 from train import Preset, fit, pretrain  # noqa: E402
-from zhyper import Zhyper, build_adapter, train_tokenizer  # noqa: E402
+from zhyper import Zhyper, build_adapter, one_line_errors, train_tokenizer  # noqa: E402
 
 BACKBONE = ModelConfig(vocab=300, layers=2, heads=2, width=32, context=64)
 TEXTS = [
@@ -31,6 +31,17 @@ KINDS = ["lora", "zhyper-diag", "zhyper-square", "t2l"]
 
 def tiny_config(kind: str, **changes) -> AdapterConfig:
     return AdapterConfig(kind, **{"rank": 4, "alpha": 8.0, "hidden": 16, "latent": 16, "head": 24, **changes})
+
+
+def cli(module, monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command line: `module` is train or zhyper."""
+    monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
+    try:
+        one_line_errors(module.main)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
 
 
 def build_system(kind: str, seed: int = 0, **changes) -> Zhyper:

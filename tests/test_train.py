@@ -2,27 +2,16 @@
 
 import csv
 import json
-import sys
 from dataclasses import fields
 
 import pytest
 import torch
-from conftest import two_cultures
+from conftest import cli, two_cultures
 
 import train
 from data import Record
 from train import METHODS, Settings, batches, evaluate, learning_rate, table
-from zhyper import Zhyper, one_line_errors
-
-
-def cli(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    try:
-        one_line_errors(train.main)
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
+from zhyper import Zhyper
 
 
 def write(data, path) -> str:
@@ -72,7 +61,19 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
 def test_the_main_job_writes_what_it_says(monkeypatch, capsys, tmp_path):
     path, out = write(two_cultures(), tmp_path / "two.jsonl"), tmp_path / "run"
     code, printed, _ = cli(
-        monkeypatch, capsys, "--data", path, "--preset", "smoke", "--methods", "all", "--steps", "3", "--out", str(out)
+        train,
+        monkeypatch,
+        capsys,
+        "--data",
+        path,
+        "--preset",
+        "smoke",
+        "--methods",
+        "all",
+        "--steps",
+        "3",
+        "--out",
+        str(out),
     )
     results = json.loads((out / "results.json").read_text())
     assert code == 0 and table(results, False) in printed
@@ -101,7 +102,7 @@ def test_the_frozen_row_does_not_depend_on_any_description(monkeypatch, capsys, 
 
 
 def test_every_setting_is_an_option_with_help(monkeypatch, capsys):
-    code, out, _ = cli(monkeypatch, capsys, "-h")
+    code, out, _ = cli(train, monkeypatch, capsys, "-h")
     assert code == 0
     for field in fields(Settings):
         assert "--" + field.name.replace("_", "-") in out
@@ -129,7 +130,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_line_and_leaves_earlier_results_alone(arguments, message, monkeypatch, capsys, tmp_path):
     (tmp_path / "results.json").write_text("earlier")
-    code, out, err = cli(monkeypatch, capsys, *arguments, "--out", str(tmp_path))
+    code, out, err = cli(train, monkeypatch, capsys, *arguments, "--out", str(tmp_path))
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err
     assert (tmp_path / "results.json").read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
 

@@ -1,27 +1,16 @@
 """The assembled system: step 0, merging, mixed contexts, padding, files, command line."""
 
 import json
-import sys
 
 import pytest
 import torch
-from conftest import KINDS, TEXTS, build_system, tiny_config
+from conftest import KINDS, TEXTS, build_system, cli, tiny_config
 
 import zhyper
 from hyper import LowRank
-from zhyper import Zhyper, build_adapter, one_line_errors
+from zhyper import Zhyper, build_adapter
 
 PROMPTS = ["Q: what now?\nA:", "people", "the taxes are cut and"]
-
-
-def cli(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["zhyper.py", *arguments])
-    try:
-        one_line_errors(zhyper.main)
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
 
 
 @pytest.mark.parametrize("trunk", ["gated", "paper"])
@@ -132,7 +121,7 @@ def test_a_special_token_typed_by_a_user_is_plain_text(system):
 
 
 def test_params_prints_the_counts_as_one_json_object(monkeypatch, capsys):
-    code, out, _ = cli(monkeypatch, capsys, "params", "--backbone", "mistral-7b", "--json")
+    code, out, _ = cli(zhyper, monkeypatch, capsys, "params", "--backbone", "mistral-7b", "--json")
     result = json.loads(out)
     assert code == 0 and {"backbone", "rank", "modules", "methods"} <= set(result)
     assert result["methods"]["t2l"] == 55_424_000 and result["methods"]["zhyper-diag"] == 4_207_632
@@ -141,7 +130,16 @@ def test_params_prints_the_counts_as_one_json_object(monkeypatch, capsys):
 def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
     build_system("zhyper-diag").save(tmp_path, "zhyper-diag")
     code, out, _ = cli(
-        monkeypatch, capsys, "generate", "--run", str(tmp_path), "--description", "people bow", "--prompt", "how?"
+        zhyper,
+        monkeypatch,
+        capsys,
+        "generate",
+        "--run",
+        str(tmp_path),
+        "--description",
+        "people bow",
+        "--prompt",
+        "how?",
     )
     assert code == 0 and out.startswith("frozen: ") and "\nadapted:" in out
 
@@ -167,7 +165,7 @@ def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, monkeypatch, capsys, tmp_path):
     build_system("zhyper-diag").save(tmp_path, "zhyper-diag")
     run = ["--run", str(tmp_path)] if arguments[:1] == ["generate"] else []
-    code, out, err = cli(monkeypatch, capsys, *arguments, *run)
+    code, out, err = cli(zhyper, monkeypatch, capsys, *arguments, *run)
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err
 
 
