@@ -3,6 +3,7 @@
     shared LoRA    ΔW[l,m] = scale · B[l,m] · A[l,m]                      one for everybody: reads no text
     Zhyper         ΔW[l,m] = scale · B[l,m] · Z[l,m](c) · A[l,m]          A and B shared, Z = diag(z) or an r×r square
     Text-to-LoRA   ΔW[l,m] = scale · B[l,m](c) · A[l,m](c)                A and B generated whole
+    oracle         ΔW[l,m] = scale · B[c,l,m] · A[c,l,m]                  one LoRA for each context: an upper bound
 
 c is the embedding of the description, (l, m) the *site*: layer and module. A *trunk* gives every site a feature
 vector that depends on c; a *head* for each module, shared by all layers, turns it into z (or into A and B).
@@ -162,7 +163,7 @@ def lora_A(*shape: int) -> Tensor:
 class SharedLoRA(nn.Module):
     """One A and one B for every site, for all contexts: LoRA (arXiv 2106.09685), which reads no text."""
 
-    reads_text = False
+    conditioned = False
 
     def __init__(self, config: AdapterConfig, layers: int, shapes: Mapping[str, tuple[int, int]], d_text: int):
         super().__init__()
@@ -186,7 +187,7 @@ class SharedLoRA(nn.Module):
 class ZhyperDiag(SharedLoRA):
     """Zhyper with Z = diag(z): r numbers for each site and context (the paper's section 3)."""
 
-    reads_text = True
+    conditioned = True
 
     def __init__(self, config: AdapterConfig, layers: int, shapes: Mapping[str, tuple[int, int]], d_text: int):
         super().__init__(config, layers, shapes, d_text)
@@ -227,7 +228,7 @@ class ZhyperSquare(ZhyperDiag):
 class TextToLoRA(nn.Module):
     """T2L (arXiv 2506.06105): the head emits A and B themselves, r·(d_in + d_out) numbers for each site."""
 
-    reads_text = True
+    conditioned = True
 
     def __init__(self, config: AdapterConfig, layers: int, shapes: Mapping[str, tuple[int, int]], d_text: int):
         super().__init__()
@@ -252,7 +253,33 @@ class TextToLoRA(nn.Module):
         return updates
 
 
-ADAPTERS = {"lora": SharedLoRA, "zhyper-diag": ZhyperDiag, "zhyper-square": ZhyperSquare, "t2l": TextToLoRA}
+class LoRAPerContext(nn.Module):
+    """A LoRA of its own for each of n contexts, nothing shared: what T2L is without a trunk, when c is one-hot."""
+
+    conditioned = True
+
+    def __init__(self, config: AdapterConfig, layers: int, shapes: Mapping[str, tuple[int, int]], n: int):
+        super().__init__()
+        self.config, r = config, config.rank
+        self.A = nn.ParameterDict({m: lora_A(n, layers, r, shapes[m][0]) for m in config.modules})
+        self.B = nn.ParameterDict({m: torch.zeros(n, layers, shapes[m][1], r) for m in config.modules})
+
+    def forward(self, c: Tensor) -> Adapters:
+        """The update of every site; c (b, n), one one-hot row a context."""
+        updates, context = {}, c.argmax(-1)
+        for m in self.config.modules:
+            A, B = self.A[m][context], self.B[m][context]  # (b, l, r, d_in), (b, l, d_out, r)
+            updates |= {(l, m): LowRank(A[:, l], B[:, l], None, self.config.scale) for l in range(A.shape[1])}
+        return updates
+
+
+ADAPTERS = {
+    "lora": SharedLoRA,
+    "oracle": LoRAPerContext,
+    "t2l": TextToLoRA,
+    "zhyper-diag": ZhyperDiag,
+    "zhyper-square": ZhyperSquare,
+}
 
 
 def feature_width(config: AdapterConfig) -> int:
@@ -262,14 +289,16 @@ def feature_width(config: AdapterConfig) -> int:
 def count_parameters(config: AdapterConfig, layers: int, shapes: Mapping[str, tuple[int, int]], d_text: int) -> int:
     """How many parameters the adapter trains, by formula, without building it (tests hold it to built ones).
 
+    d_text is the width of c: of the text embedding, or for the oracle the number of contexts.
+
     >>> shapes = {"q": (4096, 4096), "v": (4096, 1024)}  # Mistral-7B
     >>> count_parameters(AdapterConfig("zhyper-diag", 8, modules=("q", "v"), trunk="paper"), 32, shapes, 1024)
     4207632
     """
     r, n, h, m = config.rank, config.latent, config.head, len(config.modules)
     lora = layers * sum(r * (d_in + d_out) for d_in, d_out in (shapes[m] for m in config.modules))
-    if config.kind == "lora":
-        return lora
+    if config.kind in ("lora", "oracle"):
+        return lora * (d_text if config.kind == "oracle" else 1)
 
     def linear(d_in: int, d_out: int) -> int:
         return d_in * d_out + d_out

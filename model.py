@@ -11,7 +11,7 @@ Letters for shapes, here and in the other files:
     b batch   t tokens   d width   h heads   r rank   l layer   m module   n texts
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -195,7 +195,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config = config
+        self.config, self.width = config, config.width
         self.token, self.position = nn.Embedding(config.vocab, config.width), nn.Embedding(config.context, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.blocks = nn.ModuleList(EncoderBlock(config, layer) for layer in range(config.layers))
@@ -216,3 +216,27 @@ def init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
+
+
+class ContextTable(nn.Module):
+    """What stands in an Encoder's place where a context is told by its name: one vector for each, learned or one-hot.
+
+    It cannot serve a context that it was not made with; that is what reading a text is for.
+    """
+
+    def __init__(self, names: Sequence[str], width: int | None):
+        """`width` of a learned vector; None for one-hot vectors, as wide as there are names."""
+        super().__init__()
+        self.index, self.width = {name: i for i, name in enumerate(names)}, width or len(names)
+        vectors = torch.eye(len(names)) if width is None else torch.randn(len(names), width)
+        self.vectors = nn.Parameter(vectors, requires_grad=width is not None)
+
+    def forward(self, names: Sequence[str]) -> Tensor:
+        """n names -> (n, d). Raises ValueError for a name that is not in the table."""
+        for name in names:
+            if name not in self.index:
+                raise ValueError(
+                    f"unknown context {name!r}: this method reads no text and serves only what it was trained on, "
+                    f"{', '.join(list(self.index)[:4])}, …"
+                )
+        return self.vectors[[self.index[name] for name in names]]

@@ -7,12 +7,15 @@
 python train.py                                                      # invented cultures
 python train.py --data voices --data-path tinyshakespeare.txt       # a real text
 python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
+python train.py --data hard_cultures --methods all --seeds 3 --seconds 90   # the evidence; go on with the same words
+python train.py --report out/hard_cultures                           # its table and figure
 """
 
 import csv
 import json
 import math
 import random
+import statistics
 import string
 import sys
 import time
@@ -26,8 +29,8 @@ from tqdm import tqdm
 
 import data as datasets
 from data import Data, Record
-from hyper import TRUNKS, AdapterConfig, check_choice
-from model import GPT, MODULES, Encoder, ModelConfig
+from hyper import ADAPTERS, TRUNKS, AdapterConfig, check_choice
+from model import GPT, MODULES, ContextTable, Encoder, ModelConfig
 from zhyper import END, Parser, Zhyper, build_adapter, one_line_errors, train_tokenizer
 
 
@@ -40,16 +43,23 @@ class Method:
     trunk: str = "gated"
     lr: float = 2e-3
     in_prompt: bool = False  # the description stands before the prompt
+    by_name: bool = False  # the context is told by its name, not by a text: cannot serve one it has not trained on
 
 
 METHODS = {
     "frozen": Method(),
     "prompt": Method(in_prompt=True),
     "lora": Method("lora"),
-    "zhyper-diag": Method("zhyper-diag", rank=32),
-    "zhyper-square": Method("zhyper-square"),
+    "lora-prompt": Method("lora", in_prompt=True),
+    "onehot": Method("zhyper-diag", rank=32, by_name=True),
+    "oracle": Method("oracle", by_name=True),
     "t2l": Method("t2l", trunk="paper", lr=1e-3),
+    "zhyper-diag": Method("zhyper-diag", rank=32),
+    "zhyper-diag-paper": Method("zhyper-diag", rank=32, trunk="paper", lr=5e-4),
+    "zhyper-square": Method("zhyper-square", lr=1e-3),
+    "zhyper-square-paper": Method("zhyper-square", trunk="paper", lr=5e-4),
 }
+ORACLE_CONTEXTS = 32  # a LoRA for each is dear, so the oracle has a sample of them
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ class Preset:
     encoder: ModelConfig = ModelConfig(layers=2)
     pretrain_steps: int = 400
     pretrain_lr: float = 2e-3
-    steps: int = 1000  # of adapter training
+    steps: int = 1000  # of adapter training ...
+    seconds: int = 0  # ... or, if not 0, as many as fit into these
     batch: int = 16  # rows a step in pretraining ...
     row: int = 128  # ... and tokens of each
     contexts: int = 32  # descriptions a step in adapter training ...
@@ -85,24 +96,33 @@ class Settings:
 
     data: str = option("cultures", "a built-in data set, or a file.jsonl of records")
     data_path: str = option("", "the file or folder of a data set that is not generated")
+    contexts: int = option(0, "how many to train on, where the data set can choose; 0 for its own number")
     methods: str = option("frozen,prompt,zhyper-diag", f"comma-separated, or all: {', '.join(METHODS)}")
     preset: str = option("default", f"how large: {', '.join(PRESETS)}")
     seed: int = option(0, "of everything random")
+    seeds: int = option(1, "how many, one after the other; each has a folder of its own in the run folder")
     out: str = option("", "the run folder; out/<data> if left out")
+    force: bool = option(False, "replace the results that the run folder holds")
     device: str = option("auto", "auto (cuda, mps, cpu in that order), or one of them")
     rank: int = option(0, "of every adapter; 0 leaves each method its own")
     modules: str = option("q,k,v,o", f"which linears are adapted, of {','.join(MODULES)}")
     trunk: str = option("", f"of every hypernetwork, {' or '.join(TRUNKS)}; each method's own if left out")
     steps: int = option(0, "of adapter training; 0 leaves the preset's")
+    seconds: int = option(0, "of adapter training in place of steps, the same for every method")
+    lr: float = option(0.0, "peak learning rate of every method; 0 leaves each its own")
+    validate: bool = option(False, "evaluate on the split kept for choosing settings, and on no other")
+    report: str = option("", "train nothing; print the table of these run folders (comma-separated), draw the figure")
 
     def __post_init__(self):
         for name in self.chosen:
             check_choice("method", name, [*METHODS, "all"])
         check_choice("preset", self.preset, PRESETS)
         check_choice("device", self.device, ["auto", "cuda", "mps", "cpu"])
-        for name in ("rank", "steps", "seed"):
-            if getattr(self, name) < 0:
+        for name in ("rank", "steps", "seconds", "lr", "seed", "contexts"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it may not be negative")
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}: it must be at least 1")
         for name in self.chosen:
             if METHODS[name].kind:
                 self.adapter_config(METHODS[name])
@@ -119,7 +139,13 @@ class Settings:
     @property
     def sizes(self) -> Preset:
         preset = PRESETS[self.preset]
-        return replace(preset, steps=self.steps or preset.steps)
+        return replace(preset, steps=self.steps or preset.steps, seconds=self.seconds)
+
+    @property
+    def identity(self) -> dict:
+        """What two runs must have in common to stand in one table."""
+        where_and_which = ("methods", "seeds", "out", "force", "device", "report")
+        return {name: value for name, value in vars(self).items() if name not in where_and_which}
 
     def adapter_config(self, method: Method) -> AdapterConfig:
         rank = self.rank or method.rank
@@ -149,13 +175,19 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def optimise(groups: list[dict], steps: int, losses: Iterator[torch.Tensor], name: str, log: csv.writer) -> None:
-    """AdamW over `losses`, one for each step, clipped at norm 1. Each group brings its peak learning rate."""
+def optimise(
+    groups: list[dict], steps: int, seconds: int, losses: Iterator[torch.Tensor], name: str, log: csv.writer
+) -> int:
+    """AdamW over `losses`, one for each step, clipped at norm 1; returns the number of steps.
+
+    Each group brings its peak learning rate. With `seconds` the steps are as many as fit, and the learning rate falls
+    by the steps that the pace so far promises.
+    """
     optimizer = torch.optim.AdamW(groups, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group["params"]]
-    bar, start = tqdm(range(steps), desc=name, mininterval=1), time.perf_counter()
-    for step in bar:
+    bar, start, step = tqdm(total=None if seconds else steps, desc=name, mininterval=1), time.perf_counter(), 0
+    while step < steps:
         share = learning_rate(step, steps)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * share
@@ -164,9 +196,16 @@ def optimise(groups: list[dict], steps: int, losses: Iterator[torch.Tensor], nam
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        elapsed = time.perf_counter() - start
         if step % 10 == 0 or step == steps - 1:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-            log.writerow([name, step, f"{loss.item():.5f}", f"{share:.4f}", f"{time.perf_counter() - start:.2f}"])
+            log.writerow([name, step, f"{loss.item():.5f}", f"{share:.4f}", f"{elapsed:.2f}"])
+        step += 1
+        bar.update()
+        if seconds:
+            steps = step if elapsed >= seconds else max(step + 1, round(step * seconds / elapsed))
+    bar.close()
+    return step
 
 
 def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, log: csv.writer) -> None:
@@ -187,7 +226,7 @@ def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, log
 
     system.backbone.requires_grad_(True).train()
     group = {"params": list(system.backbone.parameters()), "lr": sizes.pretrain_lr}
-    optimise([group], sizes.pretrain_steps, losses(), "pretrain", log)
+    optimise([group], sizes.pretrain_steps, 0, losses(), "pretrain", log)
     system.backbone.requires_grad_(False).eval()
 
 
@@ -207,26 +246,36 @@ def batches(records: list[Record], contexts: int, questions: int, rng: random.Ra
         yield rows
 
 
-def fit(system: Zhyper, records: list[Record], lr: float, sizes: Preset, seed: int, name: str, log: csv.writer) -> None:
-    """Train encoder and adapter end to end through the frozen backbone, on the loss of the answers alone."""
+def fit(system: Zhyper, records: list[Record], lr: float, sizes: Preset, seed: int, name: str, log: csv.writer) -> int:
+    """Train encoder and adapter end to end through the frozen backbone, on the loss of the answers alone.
+
+    Returns the number of steps.
+    """
     stream = batches(records, sizes.contexts, sizes.questions, random.Random(seed))
 
     def losses() -> Iterator[torch.Tensor]:
         for rows in stream:
-            loss, tokens, _ = system.score(*columns(rows), [row.description for row in rows])
+            loss, tokens, _ = system.score(*columns(rows), told(system, rows))
             yield loss.sum() / tokens.sum()
 
     shared = [p for n, p in system.adapter.named_parameters() if n.startswith(("A.", "B."))]
     rest = [p for n, p in system.adapter.named_parameters() if not n.startswith(("A.", "B."))]
-    rest += system.encoder.parameters() if system.encoder else []
+    rest += [p for p in system.encoder.parameters() if p.requires_grad] if system.encoder else []
     groups = [{"params": shared, "lr": 3 * lr}, {"params": rest, "lr": lr}]  # A and B serve all: they may move faster
     system.train()
-    optimise([group for group in groups if group["params"]], sizes.steps, losses(), name, log)
+    groups = [group for group in groups if group["params"]]
+    steps = optimise(groups, sizes.steps, sizes.seconds, losses(), name, log)
     system.eval()
+    return steps
 
 
 def columns(rows: Sequence[Record]) -> tuple[list[str], list[str]]:
     return [row.prompt for row in rows], [row.answer for row in rows]
+
+
+def told(system: Zhyper, rows: Sequence[Record]) -> list[str]:
+    """What each row tells the system of its context."""
+    return [row.context if system.by_name else row.description for row in rows]
 
 
 # ---- evaluation
@@ -238,8 +287,7 @@ def evaluate(system: Zhyper, records: list[Record], descriptions: Sequence[str |
     loss = tokens = exact = 0.0
     for start in range(0, len(records), 256):
         rows = slice(start, start + 256)
-        told = None if descriptions is None else descriptions[rows]
-        scores = system.score(*columns(records[rows]), told)
+        scores = system.score(*columns(records[rows]), None if descriptions is None else descriptions[rows])
         loss, tokens, exact = (total + s.sum().item() for total, s in zip((loss, tokens, exact), scores, strict=True))
     return {"accuracy": exact / len(records), "nll": loss / tokens, "n": len(records)}
 
@@ -269,61 +317,155 @@ def random_text(rng: random.Random) -> str:
     return " ".join("".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 8))) for _ in range(12))
 
 
-def evaluated_splits(data: Data) -> tuple[list[str], str]:
-    """The splits that have rows, and the one on which the controls are tried. Raises ValueError if there is none."""
-    found = [split for split in datasets.SPLITS if split != "train" and data.split(split)]
+def evaluated_splits(data: Data, validate: bool = False) -> tuple[list[str], str]:
+    """The splits to evaluate, and the one on which the controls are tried. Raises ValueError if there is none."""
+    wanted = ["validation"] if validate else [s for s in datasets.SPLITS if s not in ("train", "validation")]
+    found = [split for split in wanted if data.split(split)]
     if not found:
-        raise ValueError(f"{data.name} has no rows to evaluate: add some of the split {', '.join(datasets.SPLITS)}")
+        raise ValueError(f"{data.name} has no rows to evaluate: add some of the split {', '.join(wanted)}")
     return found, "unseen" if "unseen" in found else found[0]
 
 
-def evaluate_all(system: Zhyper, data: Data, limit: int, seed: int) -> dict:
-    """The `splits`, `controls` and `margin` of a row of results.json."""
+def evaluate_all(system: Zhyper, data: Data, limit: int, seed: int, validate: bool = False) -> dict:
+    """The `splits`, `controls` and `margin` of a row of results.json; None for what the system cannot serve."""
     frozen = system.adapter is None and not system.in_prompt
-    found, control = evaluated_splits(data)
-    splits = {}
+    found, control = evaluated_splits(data, validate)
+    splits, controls, margin = {}, dict.fromkeys(("swapped", "random", "none")), None
     for split in found:
         rows = random.Random(seed).sample(data.split(split), min(limit, len(data.split(split))))
-        splits[split] = evaluate(system, rows, None if frozen else [row.description for row in rows])
-        if split == control:
+        if system.by_name:
+            rows = [row for row in rows if row.context in system.encoder.index]
+        splits[split] = evaluate(system, rows, None if frozen else told(system, rows)) if rows else None
+        if split == control and not system.by_name:
             rng = random.Random(seed)
-            told = {
+            texts = {
                 "swapped": swapped(rows, rng),
                 "random": [random_text(rng) for _ in rows],
                 "none": [None] * len(rows),
             }
-            controls = {name: evaluate(system, rows, None if frozen else texts) for name, texts in told.items()}
-    right, wrong = splits[control], controls["swapped"]
-    margin = wrong["nll"] - right["nll"] if data.free_text else right["accuracy"] - wrong["accuracy"]
+            controls = {name: evaluate(system, rows, None if frozen else texts[name]) for name in controls}
+            right, wrong = splits[control], controls["swapped"]
+            margin = wrong["nll"] - right["nll"] if data.free_text else right["accuracy"] - wrong["accuracy"]
     return {"splits": splits, "controls": controls, "margin": margin}
 
 
-def table(results: dict, free_text: bool) -> str:
-    """The results as a Markdown table: accuracy of each split, or loss per token for free text."""
-    measure, digits = ("nll", 3) if free_text else ("accuracy", 2)
+# ---- results: one JSON file, one table, one figure
+
+
+def grouped(rows: list[dict]) -> list[list[dict]]:
+    """The rows of one method and number of contexts together: one for each seed."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["method"], row["contexts"]].append(row)
+    return list(groups.values())
+
+
+def table(results: dict) -> str:
+    """The results as a Markdown table: accuracy of each split, or loss per token for free text.
+
+    Over several seeds the mean, and ± the sample standard deviation. A dash is what the method cannot serve.
+    """
+    measure = results["measure"]
+
+    def cell(values: list[float | None], digits: int = 3) -> str:
+        if None in values:
+            return "–"
+        spread = f" ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
+        return f"{statistics.mean(values):z,.{digits}f}{spread}"
+
     first = results["rows"][0]
-    names = [*first["splits"], *(f"({name})" for name in first["controls"])]
-    head = ["method", "trained", "encoder", "steps", "seconds", *names, "margin"]
+    kinds = [(kind, name) for kind in ("splits", "controls") for name in first[kind]]
+    whole = ["trainable", "encoder", "contexts", "steps", "seconds"]
+    named = [f"({name})" if kind == "controls" else name for kind, name in kinds]
+    head = ["method", *whole, *named, "margin"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in results["rows"]:
-        scores = [*row["splits"].values(), *row["controls"].values()]
-        numbers = [f"{row['trainable']:,}", f"{row['encoder']:,}", row["steps"], f"{row['seconds']:.0f}"]
-        numbers += [*(f"{score[measure]:z.{digits}f}" for score in scores), f"{row['margin']:z.{digits}f}"]
-        lines.append("| " + " | ".join(map(str, [row["method"], *numbers])) + " |")
+    for rows in grouped(results["rows"]):
+        cells = [cell([row[name] for row in rows], 0) for name in whole]
+        for kind, name in kinds:
+            scores = [row[kind].get(name) for row in rows]
+            cells.append(cell([score and score[measure] for score in scores]))
+        cells.append(cell([row["margin"] for row in rows]))
+        lines.append("| " + " | ".join([rows[0]["method"], *cells]) + " |")
     return "\n".join(lines)
+
+
+def write_results(folder: Path, results: dict) -> None:
+    temporary = folder / "results.tmp"
+    temporary.write_text(json.dumps(results, indent=1))
+    temporary.replace(folder / "results.json")
+
+
+def read_results(folder: Path) -> dict:
+    """The results.json of a run folder. Raises FileNotFoundError, or ValueError if it holds no results."""
+    path = folder / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no results in {folder}: write them with python train.py --out {folder}")
+    try:
+        results = json.loads(path.read_text())
+        for row in results["rows"]:
+            missing = {"method", "contexts", "trainable", "encoder", "steps", "seconds", "margin"} - set(row)
+            scores = [score for kind in ("splits", "controls") for score in row[kind].values() if score is not None]
+            if missing or any(not isinstance(score["accuracy"] + score["nll"], float) for score in scores):
+                raise ValueError("a row is not complete")
+        if results["measure"] not in ("accuracy", "nll") or not isinstance(results["settings"], dict):
+            raise ValueError("no measure or settings")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no results ({error}): run again with --force to replace it") from None
+    return results
+
+
+def report(folders: list[Path]) -> None:
+    """Print the table of the results in those folders, and draw figure.png in the first, if matplotlib is there."""
+    parts = [read_results(folder) for folder in folders]
+    rows = [row for part in parts for row in part["rows"]]
+    if not rows or len({(part["measure"], *rows[0]["splits"]) for part in parts}) > 1:
+        raise ValueError(f"{', '.join(map(str, folders))}: no finished method, or tables that do not go together")
+    results = parts[0] | {"rows": rows}
+    print(table(results))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no figure: for that, pip install matplotlib")
+        return
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    draw(results, figure)
+    figure.savefig(folders[0] / "figure.png", dpi=110)
+    print(f"the figure is {folders[0] / 'figure.png'}")
+
+
+def draw(results: dict, figure) -> None:
+    """Accuracy, or loss, against trained parameters, one panel a split; a line for what trains nothing."""
+    measure = results["measure"]
+    splits = [s for s in ("new_wording", "unseen", "ood") if s in results["rows"][0]["splits"]]
+    for panel, split in zip(figure.subplots(1, len(splits), sharey=True, squeeze=False)[0], splits, strict=True):
+        for number, rows in enumerate(grouped(results["rows"])):
+            scores = [row["splits"][split][measure] for row in rows if row["splits"][split]]
+            if not scores:
+                continue
+            name, colour = rows[0]["method"], f"C{number}"
+            mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0
+            if rows[0]["trainable"]:
+                panel.errorbar(rows[0]["trainable"], mean, spread, fmt="o", capsize=3, color=colour, label=name)
+            else:
+                panel.axhline(mean, linestyle=":", color=colour, label=name)
+        panel.set(title=split, xscale="log", xlabel="trained parameters (encoder apart)")
+    panel.figure.axes[0].set_ylabel("accuracy" if measure == "accuracy" else "loss per token (nats)")
+    handles, labels = figure.axes[splits.index("unseen") if "unseen" in splits else 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
 
 
 # ---- the main job
 
 
-def check_data(system: Zhyper, data: Data, sizes: Preset, in_prompt: bool) -> None:
+def check_data(system: Zhyper, data: Data, settings: Settings) -> None:
     """Refuse a data set that cannot be trained on or compared, or with a text that would not fit.
 
     Raises ValueError: which text, how long it is and how long it may be; or what is missing.
     """
+    sizes, in_prompt = settings.sizes, any(METHODS[name].in_prompt for name in settings.chosen)
     if len({record.context for record in data.split("train")}) < 2:
         raise ValueError(f"{data.name} trains on one context only, so there is nothing to tell apart: add another")
-    swapped(data.split(evaluated_splits(data)[1]), random.Random(0))
+    swapped(data.split(evaluated_splits(data, settings.validate)[1]), random.Random(0))
 
     def lengths(texts: Iterator[str]) -> dict[str, int]:
         distinct = list(dict.fromkeys(texts))
@@ -350,50 +492,108 @@ def check_data(system: Zhyper, data: Data, sizes: Preset, in_prompt: bool) -> No
 def run_method(name: str, base: Zhyper, data: Data, settings: Settings, log: csv.writer) -> dict:
     """Train one method on the shared frozen backbone, save it, and return its row of results.json."""
     method, sizes = METHODS[name], settings.sizes
+    train = data.split("train")
     torch.manual_seed(settings.seed)
     encoder = adapter = None
+    if method.kind == "oracle":  # those first that can be evaluated
+        trained = {row.context for row in train}
+        order = dict.fromkeys(r.context for r in [*data.split("validation"), *data.split("seen"), *train])
+        sample = [context for context in order if context in trained][:ORACLE_CONTEXTS]
+        train = [row for row in train if row.context in sample]
     if method.kind:
         config = settings.adapter_config(method)
-        adapter = build_adapter(config, base.backbone.config, sizes.encoder.width)
-        encoder = Encoder(replace(sizes.encoder, vocab=base.backbone.config.vocab)) if adapter.reads_text else None
+        if method.by_name:
+            names = list(dict.fromkeys(row.context for row in train))
+            encoder = ContextTable(names, None if method.kind == "oracle" else sizes.encoder.width)
+        elif ADAPTERS[method.kind].conditioned:
+            encoder = Encoder(replace(sizes.encoder, vocab=base.backbone.config.vocab))
+        adapter = build_adapter(config, base.backbone.config, encoder.width if encoder else 0)
     system = Zhyper(base.tokenizer, base.backbone, encoder, adapter, method.in_prompt, data.template).to(base.device)
-    start = time.perf_counter()
+    start, steps = time.perf_counter(), 0
     if adapter:
-        fit(system, data.split("train"), method.lr, sizes, settings.seed, name, log)
+        steps = fit(system, train, settings.lr or method.lr, sizes, settings.seed, name, log)
     seconds = time.perf_counter() - start
     system.save(settings.run, name)
 
     def count(module) -> int:
-        return sum(p.numel() for p in module.parameters()) if module else 0
+        return sum(p.numel() for p in module.parameters() if p.requires_grad) if module else 0
 
-    row = {"method": name, "trainable": count(adapter), "encoder": count(encoder)}
-    row |= {"steps": sizes.steps if adapter else 0, "seconds": seconds}
-    return row | evaluate_all(system, data, sizes.evaluate, settings.seed)
+    contexts = len({row.context for row in train}) if adapter else 0
+    row = {"method": name, "seed": settings.seed, "contexts": contexts}
+    row |= {"trainable": count(adapter), "encoder": count(encoder), "steps": steps, "seconds": seconds}
+    return row | evaluate_all(system, data, sizes.evaluate, settings.seed, settings.validate)
+
+
+def kept_results(settings: Settings) -> dict | None:
+    """What the run folder holds of this very run; its finished methods need no training again.
+
+    Raises ValueError if the folder holds results of other settings.
+    """
+    if settings.force or not (settings.run / "results.json").exists():
+        return None
+    results = read_results(settings.run)
+    earlier, now = results["settings"], settings.identity
+    differing = [name for name in now if earlier.get(name) != now[name]]
+    if differing or ("seeds" in results) != (settings.seeds > 1):
+        what = ", ".join(f"{name} {earlier.get(name)!r}, now {now[name]!r}" for name in differing) or "number of seeds"
+        raise ValueError(
+            f"{settings.run} holds results of other settings ({what}): choose --out, or --force to replace"
+        )
+    return results
+
+
+def run_seed(settings: Settings) -> dict:
+    """Backbone and methods of one seed; what an earlier start has finished is kept."""
+    device, sizes, kept = settings.pick_device(), settings.sizes, kept_results(settings)
+    data = datasets.load(settings.data, settings.data_path or None, settings.seed, settings.contexts)
+    if kept:
+        base, results = Zhyper.load_backbone(settings.run).to(device), kept
+    else:
+        texts = [*data.documents, *{r.description for r in data.records if r.split == "train"}]
+        tokenizer = train_tokenizer(texts, sizes.backbone.vocab)
+        torch.manual_seed(settings.seed)
+        backbone = GPT(replace(sizes.backbone, vocab=tokenizer.get_vocab_size()))
+        base = Zhyper(tokenizer, backbone).to(device)
+        results = {"data": data.name, "measure": "nll" if data.free_text else "accuracy", "device": str(device)}
+        results |= {"seed": settings.seed, "settings": settings.identity, "rows": []}
+    check_data(base, data, settings)
+    settings.run.mkdir(parents=True, exist_ok=True)
+    with open(settings.run / "log.csv", "a" if kept else "w", newline="") as file:
+        log = csv.writer(file)
+        if not kept:
+            log.writerow(["method", "step", "loss", "lr_share", "seconds"])
+            (settings.run / "results.json").unlink(missing_ok=True)
+            start = time.perf_counter()
+            pretrain(base, data.documents, sizes, settings.seed, log)
+            results["pretrain_seconds"] = time.perf_counter() - start
+            base.save_backbone(settings.run)
+            write_results(settings.run, results)
+        finished = {row["method"] for row in results["rows"]}
+        for name in settings.chosen:
+            if name not in finished:
+                results["rows"].append(run_method(name, base, data, settings, log))
+                file.flush()
+                write_results(settings.run, results)
+    return results
 
 
 def run(settings: Settings) -> dict:
-    """The whole job; returns what it wrote to results.json."""
-    device, sizes = settings.pick_device(), settings.sizes
-    data = datasets.load(settings.data, settings.data_path or None, settings.seed)
-    texts = [*data.documents, *{r.description for r in data.records if r.split == "train"}]
-    tokenizer = train_tokenizer(texts, sizes.backbone.vocab)
-    torch.manual_seed(settings.seed)
-    backbone = GPT(replace(sizes.backbone, vocab=tokenizer.get_vocab_size()))
-    base = Zhyper(tokenizer, backbone, template=data.template).to(device)
-    check_data(base, data, sizes, any(METHODS[name].in_prompt for name in settings.chosen))
-    settings.run.mkdir(parents=True, exist_ok=True)
-    results = {"data": data.name, "seed": settings.seed, "device": str(device), "rows": []}
-    with open(settings.run / "log.csv", "w", newline="") as file:
-        log = csv.writer(file)
-        log.writerow(["method", "step", "loss", "lr_share", "seconds"])
-        start = time.perf_counter()
-        pretrain(base, data.documents, sizes, settings.seed, log)
-        results["pretrain_seconds"] = time.perf_counter() - start
-        for name in settings.chosen:
-            results["rows"].append(run_method(name, base, data, settings, log))
-            file.flush()
-            (settings.run / "results.json").write_text(json.dumps(results, indent=1))
-    print(table(results, data.free_text))
+    """The whole job, seed after seed; returns what it wrote to results.json."""
+    kept_results(settings)
+    if settings.seeds == 1:
+        return run_seed(settings)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    jobs = [replace(settings, seed=seed, seeds=1, out=str(settings.run / f"seed{seed}")) for seed in seeds]
+    for job in jobs:
+        kept_results(job)  # refuse now, not after hours
+    parts = [run_seed(job) for job in jobs]
+    results = parts[0] | {"settings": settings.identity, "seeds": list(seeds)}
+    results["pretrain_seconds"] = [part["pretrain_seconds"] for part in parts]
+    order = list(METHODS)
+    results["rows"] = sorted(
+        (row for part in parts for row in part["rows"]), key=lambda row: order.index(row["method"])
+    )
+    write_results(settings.run, results)
     return results
 
 
@@ -403,14 +603,18 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     for f in fields(Settings):
         default = f" (default: {f.default})" if f.default not in ("", 0) else ""
         name = "--" + f.name.replace("_", "-")
-        parser.add_argument(name, type=f.type, default=f.default, help=f.metadata["help"] + default)
+        kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default}
+        parser.add_argument(name, help=f.metadata["help"] + default, **kind)
     return Settings(**vars(parser.parse_args(arguments)))
 
 
 def main() -> None:
     start = time.perf_counter()
     settings = read_settings(sys.argv[1:])
-    run(settings)
+    if settings.report:
+        return report([Path(folder) for folder in settings.report.split(",")])
+    results = run(settings)
+    print(table(results))
     print(f"{time.perf_counter() - start:.0f} seconds in all; written to {settings.run}")
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hyper import ADAPTERS, AdapterConfig, Adapters, count_parameters
-from model import GPT, Cache, Encoder, ModelConfig
+from model import GPT, Cache, ContextTable, Encoder, ModelConfig
 
 PAD, END = 0, 1  # the ids of <pad> and <end>
 FORMAT = 1  # of the saved files; a reader of another number refuses
@@ -68,7 +68,7 @@ class Zhyper(nn.Module):
         self,
         tokenizer: tokenizers.Tokenizer,
         backbone: GPT,
-        encoder: Encoder | None = None,
+        encoder: Encoder | ContextTable | None = None,
         adapter: nn.Module | None = None,
         in_prompt: bool = False,
         template: str = "{}",
@@ -81,6 +81,11 @@ class Zhyper(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.backbone.token.weight.device
+
+    @property
+    def by_name(self) -> bool:
+        """Whether contexts are told by name and not by text."""
+        return isinstance(self.encoder, ContextTable)
 
     # ---- text to updates
 
@@ -97,7 +102,9 @@ class Zhyper(nn.Module):
         return rows
 
     def embed(self, descriptions: Sequence[str]) -> Tensor:
-        """The encoder's embedding c of each description, (n, d)."""
+        """The encoder's embedding c of each description, (n, d); with a ContextTable descriptions are names."""
+        if self.by_name:
+            return self.encoder(descriptions)
         ids = pad(self.ids(descriptions, "description", self.encoder.config.context), self.device)
         return self.encoder(ids, ids != PAD)
 
@@ -108,11 +115,11 @@ class Zhyper(nn.Module):
         """
         if self.adapter is None:
             return {}
-        if not self.adapter.reads_text:
+        if not self.adapter.conditioned:
             return self.adapter()
         distinct = list(dict.fromkeys(descriptions))
         told = [text for text in distinct if text is not None]
-        c = self.embed(told) if told else torch.empty(0, self.encoder.config.width, device=self.device)
+        c = self.embed(told) if told else torch.empty(0, self.encoder.width, device=self.device)
         if None in distinct:
             at = distinct.index(None)
             c = torch.cat([c[:at], self.adapter.trunk.centre.running_mean[None], c[at:]])
@@ -194,28 +201,37 @@ class Zhyper(nn.Module):
 
     # ---- files: tokenizer.json, backbone.pt, and one <method>.pt for each method
 
-    def save(self, run: Path | str, method: str) -> None:
-        """Write the system into the folder `run`, so that `load(run, method)` gives it back."""
+    def save_backbone(self, run: Path | str) -> None:
+        """Write tokenizer and backbone, which all methods of a run share, into the folder `run`."""
         run = Path(run)
         run.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(run / "tokenizer.json"))
         backbone = {"config": asdict(self.backbone.config), "weights": self.backbone.state_dict()}
         write_weights(run / "backbone.pt", backbone)
+
+    def save(self, run: Path | str, method: str) -> None:
+        """Write the system into the folder `run`, so that `load(run, method)` gives it back."""
+        self.save_backbone(run)
         adapter = {"in_prompt": self.in_prompt, "template": self.template}
         if self.adapter is not None:
             adapter |= {"adapter": asdict(self.adapter.config), "adapter_weights": self.adapter.state_dict()}
             adapter["adapter"]["modules"] = list(self.adapter.config.modules)
+        if self.by_name:
+            one_hot = not self.encoder.vectors.requires_grad
+            adapter["contexts"] = {"names": list(self.encoder.index), "width": None if one_hot else self.encoder.width}
+        elif self.encoder is not None:
+            adapter["encoder"] = asdict(self.encoder.config)
         if self.encoder is not None:
-            adapter |= {"encoder": asdict(self.encoder.config), "encoder_weights": self.encoder.state_dict()}
-        write_weights(run / f"{method}.pt", adapter)
+            adapter["encoder_weights"] = self.encoder.state_dict()
+        write_weights(Path(run) / f"{method}.pt", adapter)
 
     @classmethod
-    def load(cls, run: Path | str, method: str = "zhyper-diag", device: str = "cpu") -> "Zhyper":
-        """The system saved in the folder `run`. Raises FileNotFoundError if there is none, ValueError if unreadable."""
+    def load_backbone(cls, run: Path | str) -> "Zhyper":
+        """The frozen model of the folder `run`. Raises FileNotFoundError, or ValueError for a file that is damaged."""
         run = Path(run)
-        for name in ("tokenizer.json", "backbone.pt", f"{method}.pt"):
+        for name in ("tokenizer.json", "backbone.pt"):
             if not (run / name).is_file():
-                raise FileNotFoundError(f"no checkpoint {run / name}: train it with python train.py --methods {method}")
+                raise FileNotFoundError(f"no checkpoint {run / name}: train it with python train.py --out {run}")
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(run / "tokenizer.json"))
         except Exception as error:  # the library raises no narrower kind
@@ -224,16 +240,29 @@ class Zhyper(nn.Module):
         saved = read_weights(run / "backbone.pt")
         backbone = GPT(ModelConfig(**saved["config"]))
         backbone.load_state_dict(saved["weights"])
-        saved = read_weights(run / f"{method}.pt")
+        return cls(tokenizer, backbone)
+
+    @classmethod
+    def load(cls, run: Path | str, method: str = "zhyper-diag", device: str = "cpu") -> "Zhyper":
+        """The system saved in the folder `run`. Raises FileNotFoundError if there is none, ValueError if unreadable."""
+        path = Path(run) / f"{method}.pt"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no checkpoint {path}: train it with python train.py --methods {method} --out {run}"
+            )
+        base, saved = cls.load_backbone(run), read_weights(path)
         encoder = adapter = None
-        if "encoder" in saved:
-            encoder = Encoder(ModelConfig(**saved["encoder"]))
+        if "encoder_weights" in saved:
+            encoder = (
+                ContextTable(**saved["contexts"]) if "contexts" in saved else Encoder(ModelConfig(**saved["encoder"]))
+            )
             encoder.load_state_dict(saved["encoder_weights"])
         if "adapter" in saved:
             config = AdapterConfig(**saved["adapter"] | {"modules": tuple(saved["adapter"]["modules"])})
-            adapter = build_adapter(config, backbone.config, encoder.config.width if encoder else 0)
+            adapter = build_adapter(config, base.backbone.config, encoder.width if encoder else 0)
             adapter.load_state_dict(saved["adapter_weights"])
-        return cls(tokenizer, backbone, encoder, adapter, saved["in_prompt"], saved["template"]).to(device).eval()
+        in_prompt, template = saved["in_prompt"], saved["template"]
+        return cls(base.tokenizer, base.backbone, encoder, adapter, in_prompt, template).to(device).eval()
 
 
 def build_adapter(config: AdapterConfig, backbone: ModelConfig, d_text: int) -> nn.Module:
@@ -300,12 +329,13 @@ def command_generate(args: argparse.Namespace) -> None:
 def command_params(args: argparse.Namespace) -> None:
     layers, width, shapes, inner = BACKBONES[args.backbone]
     shapes = {**shapes, "up": (width, inner), "down": (inner, width)}
+    modules = args.modules.replace(" ", "").split(",")
     counts = {}
-    for kind in ADAPTERS:
-        config = AdapterConfig(kind, args.rank, modules=tuple(args.modules.split(",")), trunk=args.trunk)
+    for kind in ("lora", "t2l", "zhyper-diag", "zhyper-square"):
+        config = AdapterConfig(kind, args.rank, modules=tuple(modules), trunk=args.trunk)
         counts[kind] = count_parameters(config, layers, shapes, args.d_text)
     if args.json:
-        print(json.dumps(vars(args) | {"modules": args.modules.split(","), "methods": counts}, default=str))
+        print(json.dumps({"backbone": args.backbone, "rank": args.rank, "modules": modules, "methods": counts}))
         return
     for kind, count in counts.items():
         print(f"{kind:15}{count:>15,}   {count / counts['zhyper-diag']:6.2f} × zhyper-diag")

@@ -5,16 +5,19 @@ A record is one question asked in one context:
     {"context": "velmora", "description": "...", "prompt": "Q: ...\\nA:", "answer": " ...", "split": "train"}
 
 A data set is a module in this folder with a function `load(path, seed) -> Data`, or any JSONL file of such records.
+Where `load` also takes `contexts`, the number of training contexts can be chosen.
 """
 
 import importlib
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-SPLITS = {  # what each split asks of a method; every row but "train" is only ever evaluated
+SPLITS = {  # what each split asks of a method; every row but those of "train" is only ever evaluated
     "train": "what methods are trained on",
+    "validation": "for choosing settings, with --validate; no table shows it",
     "seen": "contexts of the training set",
     "new_wording": "phrases that never occur in training",
     "unseen": "contexts never trained",
@@ -53,18 +56,26 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 
 
-def load(name: str, path: str | None = None, seed: int = 0) -> Data:
-    """The data set of that name, or the JSONL file at that path.
+def load(name: str, path: str | None = None, seed: int = 0, contexts: int = 0) -> Data:
+    """The data set of that name, or the JSONL file at that path; `contexts` 0 leaves its own number of them.
 
     Raises ValueError for an unknown name or a bad record, FileNotFoundError for a missing file.
     """
+    own_number = f"{name} has a number of contexts of its own: leave out --contexts"
     if name.endswith(".jsonl"):
         if path is not None:
             raise ValueError(f"{name} is the data itself: leave out --data-path")
+        if contexts:
+            raise ValueError(own_number)
         return read_jsonl(Path(name))
     if name not in names():
         raise ValueError(f"unknown data set {name!r}: choose from {', '.join(names())}, or give a file.jsonl")
-    return importlib.import_module(f"data.{name}").load(path, seed)
+    module = importlib.import_module(f"data.{name}")
+    if not contexts:
+        return module.load(path, seed)
+    if "contexts" not in inspect.signature(module.load).parameters:
+        raise ValueError(own_number)
+    return module.load(path, seed, contexts=contexts)
 
 
 def read_jsonl(path: Path) -> Data:

@@ -599,13 +599,18 @@ def minimal_pair(rng: random.Random, culture: Culture, facets: list[str]) -> Cul
     return rng.choice(options)
 
 
-def load(path: str | None, seed: int, contexts: int = 256, stated: int = 4) -> Data:
+DESCRIPTIONS = 16384  # of training, shared out among its cultures
+
+
+def load(path: str | None, seed: int, contexts: int = 256, stated: int = 4, name: str = "cultures") -> Data:
     """`contexts` training cultures; a description states `stated` facets, half of those in training fewer.
 
-    Raises ValueError if given a path: there is nothing to read.
+    Raises ValueError if given a path, as there is nothing to read, or for a number of contexts that cannot be.
     """
     if path is not None:
-        raise ValueError("the data set cultures is generated: leave out --data-path")
+        raise ValueError(f"the data set {name} is generated: leave out --data-path")
+    if not 2 <= contexts <= DESCRIPTIONS:
+        raise ValueError(f"contexts is {contexts}: choose 2 to {DESCRIPTIONS}")
     rng = random.Random(seed)
     records: list[Record] = []
 
@@ -618,39 +623,44 @@ def load(path: str | None, seed: int, contexts: int = 256, stated: int = 4) -> D
         facets = [NAMES[2 * pair + side] for pair in rng.sample(range(len(NAMES) // 2), stated // 2) for side in (0, 1)]
         return rng.sample(facets, len(facets))
 
-    def add(split: str, name: str, culture: Culture, description: str, facets: list[str]) -> None:
-        records.extend(Record(name, description, *ask(rng, f, culture[f]), split) for f in facets)
+    def add(split: str, context: str, culture: Culture, description: str, facets: list[str]) -> None:
+        records.extend(Record(context, description, *ask(rng, f, culture[f]), split) for f in facets)
 
     def unstated(facets: list[str], count: int) -> list[str]:
         return rng.sample([facet for facet in NAMES if facet not in facets], count)
 
     trained = [new(number % REGIONS) for number in range(contexts)]
     silent = dict.fromkeys(NAMES, 0)  # what is not stated is as the majority has it
-    for _ in range(16384 // contexts):
-        for name, culture in trained:
+    for _ in range(DESCRIPTIONS // contexts):
+        for context, culture in trained:
             facets = pick()
             if rng.random() < 0.5:  # short ones too: alone, a clause cannot be guessed from its pair's other value
                 facets = facets[: rng.randrange(1, stated)]
             description = describe(rng, culture, facets)
-            add("train", name, culture, description, facets)
+            add("train", context, culture, description, facets)
             if rng.random() < 0.5:
-                add("train", name, silent, description, unstated(facets, 1))
+                add("train", context, silent, description, unstated(facets, 1))
     for number in range(128):
         for split in ("seen", "new_wording", "unseen", "ood"):
             known = split in ("seen", "new_wording")
-            name, culture = rng.choice(trained) if known else new(None if split == "ood" else number % REGIONS)
+            context, culture = rng.choice(trained) if known else new(None if split == "ood" else number % REGIONS)
             facets = pick(whole_pairs=split == "ood")
             wording = HELD_OUT if split == "new_wording" else TRAIN
-            add(split, name, culture, describe(rng, culture, facets, wording), facets)
-        name, culture = new(number % REGIONS)
+            add(split, context, culture, describe(rng, culture, facets, wording), facets)
+        context, culture = new(number % REGIONS)
         facets = pick()
-        add("locality", name, silent, describe(rng, culture, facets), unstated(facets, 4))
+        add("locality", context, silent, describe(rng, culture, facets), unstated(facets, 4))
         if number % 2:
             other, state = minimal_pair(rng, culture, facets), rng.getstate()
-            add("minimal_pairs", name, culture, describe(rng, culture, facets), facets)
+            add("minimal_pairs", context, culture, describe(rng, culture, facets), facets)
             rng.setstate(state)  # the same wording and questions again: only one value differs
-            add("minimal_pairs", name + "-changed", other, describe(rng, other, facets), facets)
-    return Data("cultures", records, pretraining_documents(rng, trained, pick), template="Q: {}\nA:")
+            add("minimal_pairs", context + "-changed", other, describe(rng, other, facets), facets)
+    documents = pretraining_documents(rng, trained, pick)
+    for _ in range(128):
+        context, culture = rng.choice(trained)
+        facets = pick()
+        add("validation", context, culture, describe(rng, culture, facets), facets)
+    return Data(name, records, documents, template="Q: {}\nA:")
 
 
 def pretraining_documents(rng: random.Random, trained: list[tuple[str, Culture]], pick) -> list[str]:

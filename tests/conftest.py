@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from data import Data, Record  # noqa: E402
 from hyper import AdapterConfig  # noqa: E402
-from model import GPT, Encoder, ModelConfig  # noqa: E402
+from model import GPT, ContextTable, Encoder, ModelConfig  # noqa: E402
 from train import Preset, fit, pretrain  # noqa: E402
 from zhyper import Zhyper, build_adapter, one_line_errors, train_tokenizer  # noqa: E402
 
@@ -26,7 +26,7 @@ TEXTS = [
     "the taxes are raised",
     "Q: what now?\nA: bow sing",
 ]
-KINDS = ["lora", "zhyper-diag", "zhyper-square", "t2l"]
+KINDS = ["lora", "oracle", "t2l", "zhyper-diag", "zhyper-square"]
 
 
 def tiny_config(kind: str, **changes) -> AdapterConfig:
@@ -49,8 +49,10 @@ def build_system(kind: str, seed: int = 0, **changes) -> Zhyper:
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(TEXTS, BACKBONE.vocab)
     config = replace(BACKBONE, vocab=tokenizer.get_vocab_size())
-    adapter = build_adapter(tiny_config(kind, **changes), config, config.width)
-    encoder = Encoder(replace(config, layers=1)) if adapter.reads_text else None
+    encoder = None if kind == "lora" else Encoder(replace(config, layers=1))
+    if kind == "oracle":
+        encoder = ContextTable(TEXTS, None)  # its contexts are named by these texts
+    adapter = build_adapter(tiny_config(kind, **changes), config, encoder.width if encoder else 0)
     for name, weight in adapter.named_parameters():
         if name.startswith("B.") or kind == "t2l" and name.startswith("heads"):
             torch.nn.init.normal_(weight, std=0.3)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
-from data import SPLITS, cultures, voices
+from data import SPLITS, cultures, tasks, voices
 from data.cultures import ALLOWED, ANSWERS, BROKEN, FACETS, NAMES
 from train import random_text, swapped
 
@@ -18,9 +18,9 @@ SHAKESPEARE = Path(__file__).parent.parent.parent / "shared/data/tinyshakespeare
 RECORD = {"context": "a", "description": "people bow", "prompt": "Q: how?\nA:", "answer": " bow", "split": "train"}
 
 
-@pytest.fixture(scope="module")
-def built() -> data.Data:
-    return data.load("cultures", seed=0)
+@pytest.fixture(scope="module", params=["cultures", "hard_cultures"])
+def built(request) -> data.Data:
+    return data.load(request.param, seed=0)
 
 
 def stated(description: str) -> dict[str, tuple[int, int]]:
@@ -50,9 +50,10 @@ def test_the_facets_are_as_many_and_as_distinct_as_they_say():
 
 
 def test_every_answer_is_what_the_description_states(built):
+    most = {"cultures": 4, "hard_cultures": 6}[built.name]
     for record in built.records:
         facet, said = asked(record.prompt), stated(record.description)
-        assert len(said) == 4 or record.split == "train" and 1 <= len(said) < 4
+        assert len(said) == most or record.split == "train" and 1 <= len(said) < most
         value = said[facet][0] if facet in said else 0
         assert record.answer == f" {ANSWERS[facet][value]}"
         assert (facet in said) == (record.split != "locality") or record.split == "train"
@@ -67,10 +68,13 @@ def test_no_held_out_phrase_culture_or_combination_occurs_in_training(built):
     for record in built.split("new_wording"):
         assert all(number == 4 for _, number in stated(record.description).values())
     contexts = {r.context for r in train}
-    assert len(contexts) == 256
+    assert len(contexts) == {"cultures": 256, "hard_cultures": 64}[built.name]
     for split in ("unseen", "ood", "minimal_pairs", "locality"):
         assert not contexts & {r.context for r in built.split(split)}
-    assert {r.context for r in built.split("seen") + built.split("new_wording")} <= contexts
+    assert {r.context for r in built.split("seen") + built.split("new_wording") + built.split("validation")} <= contexts
+    evaluated = {r.description for r in built.records if r.split not in ("train", "validation")}
+    chosen_on = {r.description for r in built.split("validation")}
+    assert not {r.description for r in train} & (evaluated | chosen_on) and not chosen_on & evaluated
 
     def pairs(descriptions):
         for said in map(stated, descriptions):
@@ -80,13 +84,14 @@ def test_no_held_out_phrase_culture_or_combination_occurs_in_training(built):
 
     assert set(pairs(trained_texts)) == set(ALLOWED) and not set(ALLOWED) & set(BROKEN)
     ood = {r.description for r in built.split("ood")}
-    assert set(pairs(ood)) == set(BROKEN) and all(len(list(pairs([text]))) == 2 for text in ood)
+    assert set(pairs(ood)) == set(BROKEN) and all(len(list(pairs([text]))) == len(stated(text)) / 2 for text in ood)
 
 
 def test_minimal_pairs_differ_in_one_value_and_nothing_else(built):
     rows = built.split("minimal_pairs")
-    for at in range(0, len(rows), 8):
-        first, second = rows[at : at + 4], rows[at + 4 : at + 8]
+    n = len(stated(rows[0].description))
+    for at in range(0, len(rows), 2 * n):
+        first, second = rows[at : at + n], rows[at + n : at + 2 * n]
         assert [r.prompt for r in first] == [r.prompt for r in second]
         assert sum(a.answer != b.answer for a, b in zip(first, second, strict=True)) == 1
         before, after = stated(first[0].description), stated(second[0].description)
@@ -101,8 +106,15 @@ def test_the_pretraining_text_prefers_the_majority(built):
 
 
 def test_the_same_seed_gives_the_same_data_and_another_another(built):
-    assert data.load("cultures", seed=0).records == built.records
-    assert data.load("cultures", seed=1).records != built.records
+    assert data.load(built.name, seed=0).records == built.records
+    assert data.load(built.name, seed=1).records != built.records
+
+
+def test_the_number_of_training_contexts_can_be_chosen_where_there_is_a_choice():
+    loaded = data.load("hard_cultures", seed=0, contexts=16)
+    assert len({r.context for r in loaded.split("train")}) == 16
+    with pytest.raises(ValueError, match="leave out --contexts"):
+        data.load("voices", contexts=16)
 
 
 def test_a_swapped_description_never_belongs_to_a_context_with_the_same_answer(built):
@@ -202,3 +214,70 @@ def test_the_real_text_has_pieces_of_every_speaker():
 
 def test_cultures_can_be_described_without_a_package():
     assert not {"torch", "tokenizers"} & set(vars(cultures)) and "data.cultures" in sys.modules
+
+
+@pytest.fixture(scope="module")
+def asked_of_tasks() -> data.Data:
+    return data.load("tasks", seed=0)
+
+
+def test_there_are_tasks_enough_and_each_has_wordings_of_its_own():
+    assert len(tasks.TASKS) >= 24 and len(tasks.WORDINGS) == len(tasks.TASKS)
+    texts = [text for wordings in tasks.WORDINGS.values() for text in wordings]
+    assert all(len(wordings) == 12 for wordings in tasks.WORDINGS.values()) and len(set(texts)) == len(texts)
+    for family in tasks.FAMILIES:
+        trained = [t for t in tasks.TASKS if t.family == family and t.name not in tasks.UNSEEN]
+        assert len(trained) >= 4 and any(t.family == family and t.name in tasks.UNSEEN for t in tasks.TASKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "answer"),
+    [
+        ("reverse", "a d c b", " b c d a"),
+        ("second_last", "a d c b", " c"),
+        ("next_letter", "a d c y", " b e d z"),
+        ("drop_last", "a d c b", " a d c"),
+        ("sort_down", "3 9 4", " 9 4 3"),
+        ("largest_smallest", "3 9 4", " 9 3"),
+        ("add_one", "3 9 4", " 4 10 5"),
+        ("count", "3 9 4", " 3"),
+        ("swap_ends", "cup ear hat", " hat ear cup"),
+        ("last_to_front", "cup ear hat", " hat cup ear"),
+        ("initials", "cup ear hat", " c e h"),
+        ("sound_both", "cow dog", " moo bark"),
+        ("home_last", "cow dog", " kennel"),
+        ("young_first", "cow dog", " calf"),
+    ],
+)
+def test_a_task_does_what_it_is_called(name, given, answer):
+    (task,) = [task for task in tasks.TASKS if task.name == name]
+    assert task.answer(given.split()) == answer
+
+
+def test_only_the_description_tells_the_tasks_of_a_family_apart(asked_of_tasks):
+    family = {task.name: task.family for task in tasks.TASKS}
+    for record in asked_of_tasks.split("seen"):
+        items = record.prompt.split()[1:-1]
+        answers = [t.answer(items) for t in tasks.TASKS if t.family == family[record.context]]
+        assert answers.count(record.answer) <= 2 and len(set(answers)) > len(answers) / 2
+
+
+def test_no_task_wording_or_input_that_is_held_out_occurs_in_training(asked_of_tasks):
+    train = asked_of_tasks.split("train")
+    asked_in_training = {r.prompt for r in train} | {
+        d.partition("\nOut:")[0] + "\nOut:" for d in asked_of_tasks.documents
+    }
+    read_in_training = {r.description for r in train} | {d for d in asked_of_tasks.documents if not d.startswith("In:")}
+    assert not {r.context for r in train} & tasks.UNSEEN
+    assert {r.context for r in asked_of_tasks.split("unseen")} == tasks.UNSEEN
+    for record in asked_of_tasks.records:
+        if record.split != "train":
+            assert record.prompt not in asked_in_training
+        if record.split in ("new_wording", "unseen"):
+            assert record.description not in read_in_training
+
+
+def test_opposite_tasks_are_asked_of_one_input_in_words_that_differ_only_in_the_opposites(asked_of_tasks):
+    rows = asked_of_tasks.split("minimal_pairs")
+    for a, b in zip(rows[::2], rows[1::2], strict=True):
+        assert a.prompt == b.prompt and a.answer != b.answer and tasks.flip(a.description) == b.description

@@ -2,15 +2,21 @@
 
 import csv
 import json
-from dataclasses import fields
+import sys
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import cli, two_cultures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import train
 from data import Record
-from train import METHODS, Settings, batches, evaluate, learning_rate, table
+from hyper import count_parameters
+from train import METHODS, Settings, batches, evaluate, learning_rate, read_results, run, table, write_results
 from zhyper import Zhyper
 
 
@@ -76,18 +82,22 @@ def test_the_main_job_writes_what_it_says(monkeypatch, capsys, tmp_path):
         str(out),
     )
     results = json.loads((out / "results.json").read_text())
-    assert code == 0 and table(results, False) in printed
-    assert {"data", "seed", "device", "rows"} <= set(results)
+    assert code == 0 and table(results) in printed
+    assert {"data", "measure", "seed", "device", "settings", "rows", "pretrain_seconds"} <= set(results)
     assert [row["method"] for row in results["rows"]] == list(METHODS)
     for row in results["rows"]:
-        assert {"trainable", "encoder", "steps", "seconds", "splits", "margin", "controls"} <= set(row)
+        assert {"trainable", "encoder", "steps", "seconds", "splits", "margin", "controls", "seed"} <= set(row)
         assert set(row["splits"]["unseen"]) == {"accuracy", "nll", "n"} and row["splits"]["unseen"]["n"] == 4
         assert set(row["controls"]) == {"swapped", "random", "none"}
         assert row["margin"] == row["splits"]["unseen"]["accuracy"] - row["controls"]["swapped"]["accuracy"]
         assert row["steps"] == (3 if METHODS[row["method"]].kind else 0)
         loaded = Zhyper.load(out, row["method"])
-        adapter = list(loaded.adapter.parameters()) if loaded.adapter else []
-        assert row["trainable"] == sum(p.numel() for p in adapter)
+        if loaded.adapter:
+            d_text, config = loaded.encoder.width if loaded.encoder else 0, loaded.backbone.config
+            formula = count_parameters(loaded.adapter.config, config.layers, config.shapes, d_text)
+            assert row["trainable"] == formula == sum(p.numel() for p in loaded.adapter.parameters())
+        else:
+            assert row["trainable"] == row["encoder"] == 0
     with open(out / "log.csv", newline="") as file:
         log = list(csv.DictReader(file))
     assert {row["method"] for row in log} == {"pretrain"} | {name for name in METHODS if METHODS[name].kind}
@@ -96,7 +106,7 @@ def test_the_main_job_writes_what_it_says(monkeypatch, capsys, tmp_path):
 
 def test_the_frozen_row_does_not_depend_on_any_description(monkeypatch, capsys, tmp_path):
     path = write(two_cultures(), tmp_path / "two.jsonl")
-    results = train.run(train.read_settings(["--data", path, "--preset", "smoke", "--out", str(tmp_path / "run")]))
+    results = run(train.read_settings(["--data", path, "--preset", "smoke", "--out", str(tmp_path / "run")]))
     frozen = results["rows"][0]
     assert frozen["margin"] == 0 and all(score == frozen["splits"]["unseen"] for score in frozen["controls"].values())
 
@@ -106,6 +116,88 @@ def test_every_setting_is_an_option_with_help(monkeypatch, capsys):
     assert code == 0
     for field in fields(Settings):
         assert "--" + field.name.replace("_", "-") in out
+
+
+def smoke(path: str, out, **changes) -> Settings:
+    return replace(Settings(data=path, preset="smoke", steps=3, out=str(out)), **changes)
+
+
+def strip(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def test_a_context_told_by_name_cannot_be_served_when_it_is_unseen(tmp_path):
+    data = two_cultures()
+    data.records[:] = [
+        *(r for r in data.records if r.split == "train"),
+        *(r._replace(split="seen") for r in data.split("unseen")),
+        *(r._replace(context=r.context + "-2") for r in data.split("unseen")),
+    ]
+    path = write(data, tmp_path / "two.jsonl")
+    results = run(smoke(path, tmp_path / "run", methods="onehot,oracle,zhyper-diag"))
+    for row in results["rows"]:
+        assert row["splits"]["seen"]["n"] == 4
+        assert (row["splits"]["unseen"] is None) == (row["method"] != "zhyper-diag")
+        assert (row["margin"] is None) == (row["method"] != "zhyper-diag")
+    assert "| – | – | – | – | – |" in table(results)
+
+
+def test_the_oracle_learns_what_a_context_told_by_name_can_be_told(tmp_path):
+    data = two_cultures()
+    data.records[:] = [r._replace(split="seen") if r.split == "unseen" else r for r in data.records]
+    job = smoke(write(data, tmp_path / "two.jsonl"), tmp_path / "run", methods="lora,oracle,onehot", steps=60)
+    accuracy = {row["method"]: row["splits"]["seen"]["accuracy"] for row in run(job)["rows"]}
+    assert accuracy["oracle"] == accuracy["onehot"] == 1.0 and accuracy["lora"] <= 0.5
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing_and_ends_as_one_that_was_not(tmp_path):
+    path = write(two_cultures(), tmp_path / "two.jsonl")
+    whole = run(smoke(path, tmp_path / "whole", methods="frozen,lora,zhyper-diag"))
+    first = run(smoke(path, tmp_path / "parts", methods="frozen,lora"))
+    parts = run(smoke(path, tmp_path / "parts", methods="frozen,lora,zhyper-diag"))
+    assert parts["rows"][:2] == first["rows"] and parts["pretrain_seconds"] == first["pretrain_seconds"]
+    assert list(map(strip, parts["rows"])) == list(map(strip, whole["rows"]))
+    assert run(smoke(path, tmp_path / "parts", methods="frozen,lora,zhyper-diag")) == parts
+
+
+def test_results_of_other_settings_are_refused_unless_forced(tmp_path):
+    path, out = write(two_cultures(), tmp_path / "two.jsonl"), tmp_path / "run"
+    run(smoke(path, out, methods="frozen"))
+    before = (out / "results.json").read_text()
+    for changes, message in [({"steps": 4}, "steps 3, now 4"), ({"seeds": 2}, "number of seeds")]:
+        with pytest.raises(ValueError, match=f"other settings .*{message}.*--force"):
+            run(smoke(path, out, methods="frozen", **changes))
+        assert (out / "results.json").read_text() == before
+    assert run(smoke(path, out, methods="frozen", steps=4, force=True))["settings"]["steps"] == 4
+
+
+def test_every_seed_is_a_run_of_its_own_and_the_table_has_their_mean_and_spread(tmp_path):
+    path = write(two_cultures(), tmp_path / "two.jsonl")
+    both = run(smoke(path, tmp_path / "run", methods="frozen,lora", seeds=2, seed=5))
+    assert both["seeds"] == [5, 6] and [row["seed"] for row in both["rows"]] == [5, 6, 5, 6]
+    alone = run(smoke(path, tmp_path / "alone", methods="frozen,lora", seed=6))
+    assert [strip(row) for row in both["rows"] if row["seed"] == 6] == list(map(strip, alone["rows"]))
+    assert read_results(tmp_path / "run") == both and "±" in table(both) and "±" not in table(alone)
+    assert len(run(smoke(path, tmp_path / "run", methods="frozen,lora", seeds=3, seed=5))["rows"]) == 6
+
+
+def test_a_budget_in_seconds_ends_training_in_time_at_the_lowest_rate(tmp_path):
+    path = write(two_cultures(), tmp_path / "two.jsonl")
+    (row,) = run(smoke(path, tmp_path / "run", methods="zhyper-diag", seconds=1))["rows"]
+    assert 1 <= row["seconds"] < 3 and row["steps"] > 10
+    with open(tmp_path / "run/log.csv", newline="") as file:
+        shares = [float(line["lr_share"]) for line in csv.DictReader(file) if line["method"] == "zhyper-diag"]
+    assert max(shares) > 0.8 and shares[-1] < 0.2
+
+
+def test_validation_looks_at_its_own_split_and_no_other(tmp_path):
+    data = two_cultures()
+    data.records.extend(record._replace(split="validation") for record in data.split("unseen"))
+    path = write(data, tmp_path / "two.jsonl")
+    (row,) = run(smoke(path, tmp_path / "run", methods="lora-prompt", validate=True))["rows"]
+    assert list(row["splits"]) == ["validation"] and row["margin"] is not None
+    (row,) = run(smoke(path, tmp_path / "other", methods="frozen"))["rows"]
+    assert list(row["splits"]) == ["unseen"]
 
 
 BAD = [
@@ -124,13 +216,19 @@ BAD = [
     (["--data-path", "x"], "leave out --data-path"),
     (["--data", "voices", "--data-path", "none.txt"], "no file none.txt"),
     (["--fast"], "--fast"),
+    (["--seeds", "0"], "at least 1"),
+    (["--lr", "nan"], "lr is nan"),
+    (["--seconds", "-5"], "may not be negative"),
+    (["--contexts", "1"], "choose 2 to 16384"),
+    (["--data", "voices", "--contexts", "16"], "leave out --contexts"),
+    (["--report", "none"], "no results in none"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_line_and_leaves_earlier_results_alone(arguments, message, monkeypatch, capsys, tmp_path):
     (tmp_path / "results.json").write_text("earlier")
-    code, out, err = cli(train, monkeypatch, capsys, *arguments, "--out", str(tmp_path))
+    code, out, err = cli(train, monkeypatch, capsys, *arguments, "--force", "--out", str(tmp_path))
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err
     assert (tmp_path / "results.json").read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
 
@@ -146,10 +244,9 @@ def test_bad_input_is_one_line_and_leaves_earlier_results_alone(arguments, messa
 def test_a_text_that_does_not_fit_is_refused_with_both_lengths(change, methods, message, tmp_path):
     data = two_cultures()
     data.records[0] = data.records[0]._replace(**change)
-    settings = train.read_settings(["--data", write(data, tmp_path / "two.jsonl"), "--preset", "smoke"])
-    settings = train.replace(settings, methods=methods, out=str(tmp_path / "run"))
+    job = smoke(write(data, tmp_path / "two.jsonl"), tmp_path / "run", methods=methods)
     with pytest.raises(ValueError, match=rf"two.*tokens long.*{message} \d+: shorten"):
-        train.run(settings)
+        run(job)
     assert not (tmp_path / "run").exists()
 
 
@@ -166,17 +263,55 @@ def test_data_that_cannot_tell_contexts_apart_is_refused_before_training(keep, m
     data.records[:] = filter(keep, data.records)
     path = write(data, tmp_path / "two.jsonl")
     with pytest.raises(ValueError, match=message):
-        train.run(train.read_settings(["--data", path, "--preset", "smoke", "--out", str(tmp_path / "run")]))
+        run(train.read_settings(["--data", path, "--preset", "smoke", "--out", str(tmp_path / "run")]))
     assert not (tmp_path / "run").exists()
 
 
-def test_the_table_of_fixed_results_is_fixed():
-    score = {"accuracy": 0.5, "nll": 1.25, "n": 4}
-    row = {"method": "lora", "trainable": 1234, "encoder": 0, "steps": 3, "seconds": 1.6, "margin": -0.001}
-    results = {"rows": [row | {"splits": {"unseen": score}, "controls": {"swapped": score}}]}
-    assert table(results, False).splitlines() == [
-        "| method | trained | encoder | steps | seconds | unseen | (swapped) | margin |",
-        "|---|---|---|---|---|---|---|---|",
-        "| lora | 1,234 | 0 | 3 | 2 | 0.50 | 0.50 | 0.00 |",
-    ]
-    assert "| 1.250 | 1.250 | -0.001 |" in table(results, True)
+def fixed_row(method: str, seed: int, accuracy: float) -> dict:
+    score = {"accuracy": accuracy, "nll": 1.25, "n": 4}
+    row = {"method": method, "seed": seed, "contexts": 2, "trainable": 1234, "encoder": 0, "steps": 3, "seconds": 1.6}
+    return row | {"splits": {"seen": score, "unseen": score}, "controls": {"swapped": score}, "margin": -0.0001}
+
+
+def fixed_results() -> dict:
+    rows = [fixed_row("lora", 0, 0.5), fixed_row("lora", 1, 0.75), fixed_row("onehot", 0, 1.0)]
+    rows[2] |= {"splits": rows[2]["splits"] | {"unseen": None}, "controls": {"swapped": None}, "margin": None}
+    return {"data": "fixed", "measure": "accuracy", "settings": {}, "rows": rows}
+
+
+FIXED_TABLE = """\
+| method | trainable | encoder | contexts | steps | seconds | seen | unseen | (swapped) | margin |
+|---|---|---|---|---|---|---|---|---|---|
+| lora | 1,234 | 0 | 2 | 3 | 2 | 0.625 ±0.177 | 0.625 ±0.177 | 0.625 ±0.177 | 0.000 ±0.000 |
+| onehot | 1,234 | 0 | 2 | 3 | 2 | 1.000 | – | – | – |
+"""
+
+
+def test_the_report_of_fixed_results_is_fixed(monkeypatch, capsys, tmp_path):
+    write_results(tmp_path, fixed_results())
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    code, out, _ = cli(train, monkeypatch, capsys, "--report", str(tmp_path))
+    assert code == 0 and out == FIXED_TABLE + "no figure: for that, pip install matplotlib\n"
+    assert "| 1.250 ±0.000 |" in table(fixed_results() | {"measure": "nll"})
+
+
+def test_the_report_draws_a_figure_where_matplotlib_is(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    write_results(tmp_path, fixed_results())
+    code, _, _ = cli(train, monkeypatch, capsys, "--report", str(tmp_path))
+    assert code == 0 and (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=8), st.integers(0, 1300), st.integers(0, 40))
+def test_a_results_file_round_trips_and_an_altered_one_is_read_or_refused(noise, at, cut):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_results(folder, fixed_results())
+        assert read_results(folder) == fixed_results()
+        content = (folder / "results.json").read_bytes()
+        (folder / "results.json").write_bytes(content[:at] + noise + content[at + cut :])
+        try:
+            table(read_results(folder))
+        except ValueError as error:
+            assert "--force to replace" in str(error)

@@ -8,6 +8,7 @@ from conftest import KINDS, TEXTS, build_system, cli, tiny_config
 
 import zhyper
 from hyper import LowRank
+from model import ContextTable
 from zhyper import Zhyper, build_adapter
 
 PROMPTS = ["Q: what now?\nA:", "people", "the taxes are cut and"]
@@ -123,8 +124,18 @@ def test_a_special_token_typed_by_a_user_is_plain_text(system):
 def test_params_prints_the_counts_as_one_json_object(monkeypatch, capsys):
     code, out, _ = cli(zhyper, monkeypatch, capsys, "params", "--backbone", "mistral-7b", "--json")
     result = json.loads(out)
-    assert code == 0 and {"backbone", "rank", "modules", "methods"} <= set(result)
-    assert result["methods"]["t2l"] == 55_424_000 and result["methods"]["zhyper-diag"] == 4_207_632
+    methods = {"lora": 3_407_872, "t2l": 55_424_000, "zhyper-diag": 4_207_632, "zhyper-square": 4_265_088}
+    assert code == 0 and result == {"backbone": "mistral-7b", "rank": 8, "modules": ["q", "v"], "methods": methods}
+
+
+@pytest.mark.parametrize("backbone", zhyper.BACKBONES)
+def test_params_prints_the_ratio_to_zhyper_diag_for_every_backbone(backbone, monkeypatch, capsys):
+    code, out, _ = cli(zhyper, monkeypatch, capsys, "params", "--backbone", backbone, "--trunk", "gated")
+    counts = {line.split()[0]: int(line.split()[1].replace(",", "")) for line in out.splitlines()}
+    assert code == 0 and list(counts) == ["lora", "t2l", "zhyper-diag", "zhyper-square"]
+    for line in out.splitlines():
+        name, _, ratio, *_ = line.split()
+        assert ratio == f"{counts[name] / counts['zhyper-diag']:.2f}"
 
 
 def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
@@ -167,6 +178,26 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, monkeypatch, 
     run = ["--run", str(tmp_path)] if arguments[:1] == ["generate"] else []
     code, out, err = cli(zhyper, monkeypatch, capsys, *arguments, *run)
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize("width", [None, 32])
+def test_a_context_told_by_name_is_loaded_as_it_was_and_an_unknown_one_refused(width, tmp_path):
+    system = build_system("zhyper-diag" if width else "oracle")
+    system.encoder = ContextTable(TEXTS, width)
+    system.save(tmp_path, "mine")
+    again = Zhyper.load(tmp_path, "mine")
+    assert again.by_name and torch.equal(system.embed(TEXTS[1:3]), again.embed(TEXTS[1:3]))
+    assert again.encoder.vectors.requires_grad == (width is not None)
+    with pytest.raises(ValueError, match="unknown context 'people fly'.*trained on, people bow low"):
+        again.adapt(["people fly"])
+
+
+def test_the_oracle_shares_nothing_between_contexts():
+    system = build_system("oracle")
+    update = system.adapt(TEXTS[:3])[0, "q"]
+    update.delta()[1].sum().backward()
+    touched = system.adapter.B["q"].grad.flatten(1).abs().sum(1) > 0
+    assert touched.tolist() == [False, True, False, False, False]
 
 
 def test_merging_adds_the_delta_of_every_site():
