@@ -9,29 +9,53 @@ python train.py --data voices --data-path tinyshakespeare.txt       # a real tex
 python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
 python train.py --data hard_cultures --methods all --seeds 3 --seconds 90   # the evidence; go on with the same words
 python train.py --report out/hard_cultures                           # its table and figure
+python train.py --resume                                             # go on with a run that was stopped
 """
 
-import csv
+import argparse
+import hashlib
 import json
 import math
 import random
+import signal
 import statistics
 import string
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows has none: there two runs in one folder are not refused
+    flock = None
 
 import data as datasets
 from data import Data, Record
 from hyper import ADAPTERS, TRUNKS, AdapterConfig, check_choice
 from model import GPT, MODULES, ContextTable, Encoder, ModelConfig
-from zhyper import END, Parser, Zhyper, build_adapter, one_line_errors, train_tokenizer
+from zhyper import (
+    END,
+    Parser,
+    Zhyper,
+    build_adapter,
+    check_same,
+    fingerprint,
+    one_line_errors,
+    read_weights,
+    rebuilding,
+    tokenizer_fingerprint,
+    train_tokenizer,
+    write_file,
+    write_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,7 @@ class Method:
     rank: int = 8
     trunk: str = "gated"
     lr: float = 2e-3
+    contexts: int = 0  # descriptions a step, where the preset's number does not suit
     in_prompt: bool = False  # the description stands before the prompt
     by_name: bool = False  # the context is told by its name, not by a text: cannot serve one it has not trained on
 
@@ -77,10 +102,13 @@ class Preset:
     contexts: int = 32  # descriptions a step in adapter training ...
     questions: int = 4  # ... and rows for each, at most
     evaluate: int = 1 << 30  # rows of a split, at most
+    checkpoint: int = 100  # steps between two checkpoints
 
 
 PRESETS = {
-    "smoke": Preset(ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64),
+    "smoke": Preset(
+        ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64, checkpoint=5
+    ),
     "default": Preset(),
     "gpu": Preset(ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64),
 }
@@ -102,7 +130,8 @@ class Settings:
     seed: int = option(0, "of everything random")
     seeds: int = option(1, "how many, one after the other; each has a folder of its own in the run folder")
     out: str = option("", "the run folder; out/<data> if left out")
-    force: bool = option(False, "replace the results that the run folder holds")
+    resume: bool = option(False, "go on with the run in the run folder, with the options that it was started with")
+    force: bool = option(False, "replace what the run folder holds")
     device: str = option("auto", "auto (cuda, mps, cpu in that order), or one of them")
     rank: int = option(0, "of every adapter; 0 leaves each method its own")
     modules: str = option("q,k,v,o", f"which linears are adapted, of {','.join(MODULES)}")
@@ -115,7 +144,7 @@ class Settings:
 
     def __post_init__(self):
         for name in self.chosen:
-            check_choice("method", name, [*METHODS, "all"])
+            check_choice("method", name, METHODS)
         check_choice("preset", self.preset, PRESETS)
         check_choice("device", self.device, ["auto", "cuda", "mps", "cpu"])
         for name in ("rank", "steps", "seconds", "lr", "seed", "contexts"):
@@ -144,7 +173,7 @@ class Settings:
     @property
     def identity(self) -> dict:
         """What two runs must have in common to stand in one table."""
-        where_and_which = ("methods", "seeds", "out", "force", "device", "report")
+        where_and_which = ("methods", "seeds", "out", "resume", "force", "device", "report")
         return {name: value for name, value in vars(self).items() if name not in where_and_which}
 
     def adapter_config(self, method: Method) -> AdapterConfig:
@@ -175,41 +204,153 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def optimise(
-    groups: list[dict], steps: int, seconds: int, losses: Iterator[torch.Tensor], name: str, log: csv.writer
-) -> int:
-    """AdamW over `losses`, one for each step, clipped at norm 1; returns the number of steps.
+LOG_HEAD = ["method", "step", "loss", "lr_share", "seconds"]
 
-    Each group brings its peak learning rate. With `seconds` the steps are as many as fit, and the learning rate falls
-    by the steps that the pace so far promises.
+
+class RunFolder:
+    """What a run leaves behind while it trains: log.csv, and a checkpoint that a stopped run goes on from.
+
+    A checkpoint holds everything that the next step depends on: weights, optimizer, step, random state. The rows of
+    a step follow from the seed, so those that were read are read again and passed over. The checkpoint before is
+    kept: should the last one be damaged, training goes on from there.
+    """
+
+    def __init__(self, path: Path, identity: dict, every: int):
+        self.path, self.identity, self.every = path, identity, every
+        self.checkpoints = path / "checkpoint.pt", path / "checkpoint.before.pt"
+        self.interrupted = False
+        log = (path / "log.csv").read_text(errors="replace") if (path / "log.csv").exists() else ""
+        lines = [line.split(",") for line in log.splitlines()]
+        self.lines = [line for line in lines if len(line) == len(LOG_HEAD) and line[1].isdigit()]
+
+    def log(self, *line) -> None:
+        """Add a line to log.csv, which is written with the next checkpoint."""
+        self.lines.append(list(map(str, line)))
+
+    def save(self, name: str, state: dict) -> None:
+        """Write the checkpoint of the training called `name`; only then the last one becomes the one before."""
+        (last, before), new = self.checkpoints, self.path / "checkpoint.new.pt"
+        write_weights(new, {"name": name, "identity": self.identity, **state})
+        write_file(self.path / "log.csv", "".join(",".join(line) + "\n" for line in [LOG_HEAD, *self.lines]).encode())
+        if last.exists():
+            last.replace(before)
+        new.replace(last)
+
+    def load(self, name: str) -> dict | None:
+        """The newest checkpoint of that training that can be read, or None; what was logged later is dropped.
+
+        Raises ValueError if it was written by other settings, or if there are some and none can be read.
+        """
+        state, damaged = None, []
+        for path in self.checkpoints:
+            if path.exists() and state is None:
+                try:
+                    state = read_weights(path)
+                except ValueError as error:
+                    damaged.append(str(error).partition(": train again")[0])
+        if damaged and state is None:
+            raise ValueError(f"{'; '.join(damaged)}: start again with --force")
+        if damaged:
+            print(f"{damaged[0]}: going on from the one before", file=sys.stderr)
+        if state is not None:
+            with rebuilding(self.checkpoints[0]):
+                for what, value in self.identity.items():
+                    check_same(what, value, state["identity"].get(what))
+                state = state if state["name"] == name else None
+        step = state["step"] if state else 0
+        self.lines = [line for line in self.lines if line[0] != name or int(line[1]) < step]
+        return state
+
+    def clear(self) -> None:
+        """Remove the checkpoints of a run that is finished, or is to start again."""
+        for path in self.checkpoints:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """Have Ctrl-C wait for the end of a step, where a checkpoint can be written."""
+
+        def note(*_):
+            self.interrupted = True
+
+        earlier = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, earlier)
+
+
+def optimise(
+    name: str,
+    trained: nn.Module,
+    groups: list[dict],
+    budget: tuple[int, int],
+    stream: Iterator,
+    loss_of: Callable[..., Tensor],
+    folder: RunFolder,
+) -> tuple[int, float]:
+    """AdamW on the loss of one batch of `stream` after another, clipped at norm 1; returns steps and seconds.
+
+    Each group brings its peak learning rate. The budget is (steps, seconds): if the second is not 0 the steps are as
+    many as fit at the median pace so far, so that a moment in which the machine is busy elsewhere costs no steps.
+    Goes on from the folder's checkpoint if it holds one of this training. Raises ValueError if the loss is no number.
     """
     optimizer = torch.optim.AdamW(groups, fused=True)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    parameters = [p for group in groups for p in group["params"]]
-    bar, start, step = tqdm(total=None if seconds else steps, desc=name, mininterval=1), time.perf_counter(), 0
-    while step < steps:
-        share = learning_rate(step, steps)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * share
-        loss = next(losses)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        elapsed = time.perf_counter() - start
-        if step % 10 == 0 or step == steps - 1:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
-            log.writerow([name, step, f"{loss.item():.5f}", f"{share:.4f}", f"{elapsed:.2f}"])
-        step += 1
-        bar.update()
-        if seconds:
-            steps = step if elapsed >= seconds else max(step + 1, round(step * seconds / elapsed))
-    bar.close()
-    return step
+    peaks, parameters = [group["lr"] for group in groups], [p for group in groups for p in group["params"]]
+    (steps, seconds), step, pace = budget, 0, []  # pace: how long each step took
+
+    def save() -> None:
+        random_state = torch.get_rng_state()
+        state = {"weights": trained.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state}
+        folder.save(name, state | {"step": step, "steps": steps, "pace": pace})
+
+    if state := folder.load(name):
+        with rebuilding(folder.checkpoints[0]):
+            trained.load_state_dict(state["weights"])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["random"])
+            step, steps, pace = state["step"], state["steps"], state["pace"]
+    saved = step
+    for _ in range(step):
+        next(stream)
+    bar = tqdm(total=None if seconds else steps, initial=step, desc=name, mininterval=1)
+    with folder.between_steps(), bar:
+        while step < steps:
+            start = time.perf_counter()
+            share = learning_rate(step, steps)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+            loss = loss_of(next(stream))
+            if not math.isfinite(loss.item()):
+                raise ValueError(
+                    f"{name}: the loss is {loss.item()} at step {step}, at a learning rate of {peaks[-1] * share:.2g}; "
+                    f"the last good checkpoint is of step {saved}: train with a lower --lr, and --force"
+                )
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            pace.append(time.perf_counter() - start)
+            if step % 10 == 0 or step == steps - 1:
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+                folder.log(name, step, f"{loss.item():.5f}", f"{share:.4f}", f"{sum(pace):.2f}")
+            step += 1
+            bar.update()
+            if seconds:
+                steps = max(step, round(seconds / statistics.median(pace)))
+            if step % folder.every == 0 or step == steps or folder.interrupted:
+                save()
+                saved = step
+            if folder.interrupted:
+                raise KeyboardInterrupt(f"{name} stopped at step {step}")
+    return step, sum(pace)
 
 
-def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, log: csv.writer) -> None:
-    """Teach the backbone to write its documents, packed into full rows that begin with one; then freeze it for good."""
+def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, folder: RunFolder) -> float:
+    """Teach the backbone to write its documents, packed into full rows that begin with one; then freeze it for good.
+
+    Returns the seconds it took.
+    """
     rows = [[*row, END] for row in system.ids(documents, "document")]
     rng, length = random.Random(seed), min(sizes.row, system.backbone.config.context)
 
@@ -219,15 +360,17 @@ def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, log
             row += rng.choice(rows)
         return row[: length + 1]
 
-    def losses() -> Iterator[torch.Tensor]:
-        while True:
-            ids = torch.tensor([packed() for _ in range(sizes.batch)], device=system.device)  # (b, t+1)
-            yield torch.nn.functional.cross_entropy(system.backbone(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    def loss_of(rows: list[list[int]]) -> Tensor:
+        ids = torch.tensor(rows, device=system.device)  # (b, t+1)
+        return nn.functional.cross_entropy(system.backbone(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
 
+    stream = iter(lambda: [packed() for _ in range(sizes.batch)], None)
     system.backbone.requires_grad_(True).train()
-    group = {"params": list(system.backbone.parameters()), "lr": sizes.pretrain_lr}
-    optimise([group], sizes.pretrain_steps, 0, losses(), "pretrain", log)
+    groups = [{"params": list(system.backbone.parameters()), "lr": sizes.pretrain_lr}]
+    budget = sizes.pretrain_steps, 0
+    _, seconds = optimise("pretrain", system.backbone, groups, budget, stream, loss_of, folder)
     system.backbone.requires_grad_(False).eval()
+    return seconds
 
 
 def batches(records: list[Record], contexts: int, questions: int, rng: random.Random) -> Iterator[list[Record]]:
@@ -246,27 +389,29 @@ def batches(records: list[Record], contexts: int, questions: int, rng: random.Ra
         yield rows
 
 
-def fit(system: Zhyper, records: list[Record], lr: float, sizes: Preset, seed: int, name: str, log: csv.writer) -> int:
+def fit(
+    system: Zhyper, records: list[Record], lr: float, sizes: Preset, seed: int, name: str, folder: RunFolder
+) -> tuple[int, float]:
     """Train encoder and adapter end to end through the frozen backbone, on the loss of the answers alone.
 
-    Returns the number of steps.
+    Returns the number of steps, and the seconds they took.
     """
-    stream = batches(records, sizes.contexts, sizes.questions, random.Random(seed))
 
-    def losses() -> Iterator[torch.Tensor]:
-        for rows in stream:
-            loss, tokens, _ = system.score(*columns(rows), told(system, rows))
-            yield loss.sum() / tokens.sum()
+    def loss_of(rows: list[Record]) -> Tensor:
+        loss, tokens, _ = system.score(*columns(rows), told(system, rows))
+        return loss.sum() / tokens.sum()
 
+    trained = nn.ModuleList(module for module in (system.encoder, system.adapter) if module is not None)
     shared = [p for n, p in system.adapter.named_parameters() if n.startswith(("A.", "B."))]
     rest = [p for n, p in system.adapter.named_parameters() if not n.startswith(("A.", "B."))]
     rest += [p for p in system.encoder.parameters() if p.requires_grad] if system.encoder else []
     groups = [{"params": shared, "lr": 3 * lr}, {"params": rest, "lr": lr}]  # A and B serve all: they may move faster
-    system.train()
     groups = [group for group in groups if group["params"]]
-    steps = optimise(groups, sizes.steps, sizes.seconds, losses(), name, log)
+    stream = batches(records, sizes.contexts, sizes.questions, random.Random(seed))
+    system.train()
+    spent = optimise(name, trained, groups, (sizes.steps, sizes.seconds), stream, loss_of, folder)
     system.eval()
-    return steps
+    return spent
 
 
 def columns(rows: Sequence[Record]) -> tuple[list[str], list[str]]:
@@ -390,9 +535,7 @@ def table(results: dict) -> str:
 
 
 def write_results(folder: Path, results: dict) -> None:
-    temporary = folder / "results.tmp"
-    temporary.write_text(json.dumps(results, indent=1))
-    temporary.replace(folder / "results.json")
+    write_file(folder / "results.json", json.dumps(results, indent=1).encode())
 
 
 def read_results(folder: Path) -> dict:
@@ -489,9 +632,10 @@ def check_data(system: Zhyper, data: Data, settings: Settings) -> None:
             )
 
 
-def run_method(name: str, base: Zhyper, data: Data, settings: Settings, log: csv.writer) -> dict:
+def run_method(name: str, base: Zhyper, data: Data, settings: Settings, folder: RunFolder) -> dict:
     """Train one method on the shared frozen backbone, save it, and return its row of results.json."""
     method, sizes = METHODS[name], settings.sizes
+    sizes = replace(sizes, contexts=method.contexts or sizes.contexts)
     train = data.split("train")
     torch.manual_seed(settings.seed)
     encoder = adapter = None
@@ -509,10 +653,9 @@ def run_method(name: str, base: Zhyper, data: Data, settings: Settings, log: csv
             encoder = Encoder(replace(sizes.encoder, vocab=base.backbone.config.vocab))
         adapter = build_adapter(config, base.backbone.config, encoder.width if encoder else 0)
     system = Zhyper(base.tokenizer, base.backbone, encoder, adapter, method.in_prompt, data.template).to(base.device)
-    start, steps = time.perf_counter(), 0
+    steps, seconds = 0, 0.0
     if adapter:
-        steps = fit(system, train, settings.lr or method.lr, sizes, settings.seed, name, log)
-    seconds = time.perf_counter() - start
+        steps, seconds = fit(system, train, settings.lr or method.lr, sizes, settings.seed, name, folder)
     system.save(settings.run, name)
 
     def count(module) -> int:
@@ -524,15 +667,16 @@ def run_method(name: str, base: Zhyper, data: Data, settings: Settings, log: csv
     return row | evaluate_all(system, data, sizes.evaluate, settings.seed, settings.validate)
 
 
-def kept_results(settings: Settings) -> dict | None:
+def kept_results(settings: Settings, made_of: dict | None = None) -> dict | None:
     """What the run folder holds of this very run; its finished methods need no training again.
 
-    Raises ValueError if the folder holds results of other settings.
+    `made_of` are the fingerprints of records and tokenizer, if they are known yet. Raises ValueError if the folder
+    holds results of other settings, or of other data.
     """
     if settings.force or not (settings.run / "results.json").exists():
         return None
     results = read_results(settings.run)
-    earlier, now = results["settings"], settings.identity
+    earlier, now = results["settings"] | results.get("made_of", {}), settings.identity | (made_of or {})
     differing = [name for name in now if earlier.get(name) != now[name]]
     if differing or ("seeds" in results) != (settings.seeds > 1):
         what = ", ".join(f"{name} {earlier.get(name)!r}, now {now[name]!r}" for name in differing) or "number of seeds"
@@ -542,70 +686,105 @@ def kept_results(settings: Settings) -> dict | None:
     return results
 
 
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the system lets go of it however the process ends.
+
+    Raises ValueError if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            if flock:
+                flock(file, LOCK_EX | LOCK_NB)
+        except OSError:
+            raise ValueError(f"another process is writing {folder}: wait for it, or choose another --out") from None
+        yield
+
+
+def write_options(settings: Settings) -> None:
+    """Note in the run folder what --resume goes on with."""
+    options = {name: value for name, value in vars(settings).items() if name not in ("out", "resume", "force")}
+    write_file(settings.run / "options.json", json.dumps(options, indent=1).encode())
+
+
 def run_seed(settings: Settings) -> dict:
     """Backbone and methods of one seed; what an earlier start has finished is kept."""
-    device, sizes, kept = settings.pick_device(), settings.sizes, kept_results(settings)
+    device, sizes = settings.pick_device(), settings.sizes
+    kept_results(settings)  # refuse now, not after reading the data
     data = datasets.load(settings.data, settings.data_path or None, settings.seed, settings.contexts)
-    if kept:
-        base, results = Zhyper.load_backbone(settings.run).to(device), kept
-    else:
-        texts = [*data.documents, *{r.description for r in data.records if r.split == "train"}]
-        tokenizer = train_tokenizer(texts, sizes.backbone.vocab)
-        torch.manual_seed(settings.seed)
-        backbone = GPT(replace(sizes.backbone, vocab=tokenizer.get_vocab_size()))
-        base = Zhyper(tokenizer, backbone).to(device)
-        results = {"data": data.name, "measure": "nll" if data.free_text else "accuracy", "device": str(device)}
-        results |= {"seed": settings.seed, "settings": settings.identity, "rows": []}
+    texts = [*data.documents, *dict.fromkeys(r.description for r in data.split("train"))]
+    tokenizer = train_tokenizer(texts, sizes.backbone.vocab)
+    torch.manual_seed(settings.seed)
+    base = Zhyper(tokenizer, GPT(replace(sizes.backbone, vocab=tokenizer.get_vocab_size()))).to(device)
     check_data(base, data, settings)
-    settings.run.mkdir(parents=True, exist_ok=True)
-    with open(settings.run / "log.csv", "a" if kept else "w", newline="") as file:
-        log = csv.writer(file)
-        if not kept:
-            log.writerow(["method", "step", "loss", "lr_share", "seconds"])
-            (settings.run / "results.json").unlink(missing_ok=True)
-            start = time.perf_counter()
-            pretrain(base, data.documents, sizes, settings.seed, log)
-            results["pretrain_seconds"] = time.perf_counter() - start
+    records = hashlib.sha256(repr((data.records, data.documents)).encode()).hexdigest()[:12]
+    made_of = {"records": records, "tokenizer": tokenizer_fingerprint(tokenizer)}
+    with only_writer(settings.run):
+        folder = RunFolder(settings.run, settings.identity | made_of, sizes.checkpoint)
+        results = kept_results(settings, made_of)
+        if results:
+            base = Zhyper.load_backbone(settings.run).to(device)
+            check_same("backbone", fingerprint(base.backbone.state_dict()), results["backbone"])
+        else:
+            if settings.force:
+                folder.clear()
+                (settings.run / "results.json").unlink(missing_ok=True)
+            write_options(settings)
+            results = {"data": data.name, "measure": "nll" if data.free_text else "accuracy", "device": str(device)}
+            results |= {"seed": settings.seed, "settings": settings.identity, "made_of": made_of, "rows": []}
+            results["pretrain_seconds"] = pretrain(base, data.documents, sizes, settings.seed, folder)
+            results["backbone"] = fingerprint(base.backbone.state_dict())
             base.save_backbone(settings.run)
             write_results(settings.run, results)
         finished = {row["method"] for row in results["rows"]}
         for name in settings.chosen:
             if name not in finished:
-                results["rows"].append(run_method(name, base, data, settings, log))
-                file.flush()
+                results["rows"].append(run_method(name, base, data, settings, folder))
                 write_results(settings.run, results)
+        folder.clear()
     return results
 
 
 def run(settings: Settings) -> dict:
     """The whole job, seed after seed; returns what it wrote to results.json."""
-    kept_results(settings)
     if settings.seeds == 1:
         return run_seed(settings)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     jobs = [replace(settings, seed=seed, seeds=1, out=str(settings.run / f"seed{seed}")) for seed in seeds]
-    for job in jobs:
+    for job in (settings, *jobs):
         kept_results(job)  # refuse now, not after hours
-    parts = [run_seed(job) for job in jobs]
-    results = parts[0] | {"settings": settings.identity, "seeds": list(seeds)}
-    results["pretrain_seconds"] = [part["pretrain_seconds"] for part in parts]
-    order = list(METHODS)
-    results["rows"] = sorted(
-        (row for part in parts for row in part["rows"]), key=lambda row: order.index(row["method"])
-    )
-    write_results(settings.run, results)
+    with only_writer(settings.run):
+        write_options(settings)
+        parts = [run_seed(job) for job in jobs]
+        results = parts[0] | {"settings": settings.identity, "seeds": list(seeds)}
+        results["pretrain_seconds"] = [part["pretrain_seconds"] for part in parts]
+        order = list(METHODS)
+        results["rows"] = sorted(
+            (row for part in parts for row in part["rows"]), key=lambda row: order.index(row["method"])
+        )
+        write_results(settings.run, results)
     return results
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
     """Settings from the command line, whose options and defaults are the fields above."""
-    parser = Parser(prog="train.py", description="Train and compare. Every option has a default that works.")
+    parser = Parser(
+        prog="train.py",
+        description="Train and compare. Every option has a default that works.",
+        argument_default=argparse.SUPPRESS,
+    )
     for f in fields(Settings):
         default = f" (default: {f.default})" if f.default not in ("", 0) else ""
         name = "--" + f.name.replace("_", "-")
-        kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default}
+        kind = {"action": "store_true"} if f.type is bool else {"type": f.type}
         parser.add_argument(name, help=f.metadata["help"] + default, **kind)
-    return Settings(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    settings = Settings(**given)
+    if settings.resume and (settings.run / "options.json").exists():
+        with rebuilding(settings.run / "options.json"):
+            settings = Settings(**json.loads((settings.run / "options.json").read_text()) | given)
+    return settings
 
 
 def main() -> None:
@@ -613,7 +792,11 @@ def main() -> None:
     settings = read_settings(sys.argv[1:])
     if settings.report:
         return report([Path(folder) for folder in settings.report.split(",")])
-    results = run(settings)
+    try:
+        results = run(settings)
+    except KeyboardInterrupt as stop:
+        print(f"{stop or 'stopped'}; go on with: python train.py --resume --out {settings.run}", file=sys.stderr)
+        sys.exit(130)
     print(table(results))
     print(f"{time.perf_counter() - start:.0f} seconds in all; written to {settings.run}")
 

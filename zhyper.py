@@ -12,9 +12,14 @@
 
 import argparse
 import copy
+import hashlib
+import io
 import json
+import os
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +32,7 @@ from hyper import ADAPTERS, AdapterConfig, Adapters, count_parameters
 from model import GPT, Cache, ContextTable, Encoder, ModelConfig
 
 PAD, END = 0, 1  # the ids of <pad> and <end>
-FORMAT = 1  # of the saved files; a reader of another number refuses
+FORMAT = 2  # of the saved files; a reader of another number refuses
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> tokenizers.Tokenizer:
@@ -205,14 +210,15 @@ class Zhyper(nn.Module):
         """Write tokenizer and backbone, which all methods of a run share, into the folder `run`."""
         run = Path(run)
         run.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(run / "tokenizer.json"))
+        write_file(run / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
         backbone = {"config": asdict(self.backbone.config), "weights": self.backbone.state_dict()}
-        write_weights(run / "backbone.pt", backbone)
+        write_weights(run / "backbone.pt", backbone | {"tokenizer": tokenizer_fingerprint(self.tokenizer)})
 
     def save(self, run: Path | str, method: str) -> None:
         """Write the system into the folder `run`, so that `load(run, method)` gives it back."""
         self.save_backbone(run)
         adapter = {"in_prompt": self.in_prompt, "template": self.template}
+        adapter["backbone"] = fingerprint(self.backbone.state_dict())
         if self.adapter is not None:
             adapter |= {"adapter": asdict(self.adapter.config), "adapter_weights": self.adapter.state_dict()}
             adapter["adapter"]["modules"] = list(self.adapter.config.modules)
@@ -227,7 +233,7 @@ class Zhyper(nn.Module):
 
     @classmethod
     def load_backbone(cls, run: Path | str) -> "Zhyper":
-        """The frozen model of the folder `run`. Raises FileNotFoundError, or ValueError for a file that is damaged."""
+        """The frozen model of the folder `run`. Raises FileNotFoundError, or ValueError for files that do not fit."""
         run = Path(run)
         for name in ("tokenizer.json", "backbone.pt"):
             if not (run / name).is_file():
@@ -238,8 +244,10 @@ class Zhyper(nn.Module):
             raise ValueError(f"{run / 'tokenizer.json'} cannot be read ({error}): train again to replace it") from None
         tokenizer.encode_special_tokens = True
         saved = read_weights(run / "backbone.pt")
-        backbone = GPT(ModelConfig(**saved["config"]))
-        backbone.load_state_dict(saved["weights"])
+        with rebuilding(run / "backbone.pt"):
+            check_same("tokenizer", tokenizer_fingerprint(tokenizer), saved["tokenizer"])
+            backbone = GPT(ModelConfig(**saved["config"]))
+            backbone.load_state_dict(saved["weights"])
         return cls(tokenizer, backbone)
 
     @classmethod
@@ -252,16 +260,19 @@ class Zhyper(nn.Module):
             )
         base, saved = cls.load_backbone(run), read_weights(path)
         encoder = adapter = None
-        if "encoder_weights" in saved:
-            encoder = (
-                ContextTable(**saved["contexts"]) if "contexts" in saved else Encoder(ModelConfig(**saved["encoder"]))
-            )
-            encoder.load_state_dict(saved["encoder_weights"])
-        if "adapter" in saved:
-            config = AdapterConfig(**saved["adapter"] | {"modules": tuple(saved["adapter"]["modules"])})
-            adapter = build_adapter(config, base.backbone.config, encoder.width if encoder else 0)
-            adapter.load_state_dict(saved["adapter_weights"])
-        in_prompt, template = saved["in_prompt"], saved["template"]
+        with rebuilding(path):
+            check_same("backbone", fingerprint(base.backbone.state_dict()), saved["backbone"])
+            if "contexts" in saved:
+                encoder = ContextTable(**saved["contexts"])
+            elif "encoder" in saved:
+                encoder = Encoder(ModelConfig(**saved["encoder"]))
+            if encoder is not None:
+                encoder.load_state_dict(saved["encoder_weights"])
+            if "adapter" in saved:
+                config = AdapterConfig(**saved["adapter"] | {"modules": tuple(saved["adapter"]["modules"])})
+                adapter = build_adapter(config, base.backbone.config, encoder.width if encoder else 0)
+                adapter.load_state_dict(saved["adapter_weights"])
+            in_prompt, template = saved["in_prompt"], saved["template"]
         return cls(base.tokenizer, base.backbone, encoder, adapter, in_prompt, template).to(device).eval()
 
 
@@ -270,23 +281,75 @@ def build_adapter(config: AdapterConfig, backbone: ModelConfig, d_text: int) -> 
     return ADAPTERS[config.kind](config, backbone.layers, backbone.shapes, d_text)
 
 
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Twelve hex digits that tell these weights from any others."""
+    digest = hashlib.sha256()
+    for name, weight in weights.items():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def tokenizer_fingerprint(tokenizer: tokenizers.Tokenizer) -> str:
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:12]
+
+
+def check_same(what: str, here: object, saved: object) -> None:
+    """Raise ValueError, naming both, if what a file was saved with is not what is here."""
+    if here != saved:
+        raise ValueError(f"it was saved with {what} {saved}, here is {what} {here}")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside the file, flush to the disk, read back, rename: a stop or a full disk leaves the earlier file whole.
+
+    Raises OSError if it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if temporary.read_bytes() != content:
+            raise OSError("it reads back otherwise than written")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise OSError(f"cannot write {path} ({reason}): make room, then the same command goes on") from None
+
+
 def write_weights(path: Path, content: dict) -> None:
-    """Save beside the file and rename, so that a stop in between leaves the earlier file whole."""
-    temporary = path.with_suffix(".tmp")
-    torch.save({"format": FORMAT, **content}, temporary)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    write_file(path, buffer.getvalue())
 
 
 def read_weights(path: Path) -> dict:
-    """What write_weights wrote; no code in the file is run. Raises ValueError if it cannot be read."""
+    """What write_weights wrote; no code in the file is run. Raises ValueError if it cannot be read, or was altered."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes a zip file, but does not check its checksums
+            if archive.testzip():
+                raise ValueError("a checksum is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}): train again to replace it") from None
+    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
+        reason = str(error).partition("\n")[0][:80] or type(error).__name__
+        raise ValueError(f"{path} cannot be read ({reason}): train again to replace it") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         got = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} has format {got}, this code reads {FORMAT}: train again to replace it")
     return content
+
+
+@contextmanager
+def rebuilding(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong in rebuilding from the content of `path` into one ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit: {reason}: train again (--force) to replace it") from None
 
 
 # ---- the command line

@@ -1,7 +1,5 @@
 """What several tests share: a tiny untrained system, and a tiny trained one. Everything on the CPU, without network."""
 
-import csv
-import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 from data import Data, Record  # noqa: E402
 from hyper import AdapterConfig  # noqa: E402
 from model import GPT, ContextTable, Encoder, ModelConfig  # noqa: E402
-from train import Preset, fit, pretrain  # noqa: E402
+from train import Preset, RunFolder, fit, pretrain  # noqa: E402
 from zhyper import Zhyper, build_adapter, one_line_errors, train_tokenizer  # noqa: E402
 
 BACKBONE = ModelConfig(vocab=300, layers=2, heads=2, width=32, context=64)
@@ -80,17 +78,17 @@ def two_cultures() -> Data:
 
 
 @pytest.fixture(scope="session")
-def trained() -> tuple[Zhyper, Data, dict]:
+def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
     """A system trained on two cultures, its data, and its weights before the adapter was trained."""
-    data, log = two_cultures(), csv.writer(io.StringIO())
+    data, folder = two_cultures(), RunFolder(tmp_path_factory.mktemp("run"), {}, every=1000)
     torch.manual_seed(1)
     tokenizer = train_tokenizer(data.documents, BACKBONE.vocab)
     config = replace(BACKBONE, vocab=tokenizer.get_vocab_size())
     sizes = Preset(config, pretrain_steps=60, pretrain_lr=5e-3, row=32, batch=8, steps=80, contexts=2, questions=2)
     system = Zhyper(tokenizer, GPT(config), template=data.template)
-    pretrain(system, data.documents, sizes, 0, log)
+    pretrain(system, data.documents, sizes, 0, folder)
     system.encoder = Encoder(replace(config, layers=1))
     system.adapter = build_adapter(tiny_config("zhyper-diag"), config, config.width)
     before = {name: weight.clone() for name, weight in system.state_dict().items()}
-    fit(system, data.split("train"), 5e-3, sizes, 0, "tiny", log)
+    fit(system, data.split("train"), 5e-3, sizes, 0, "tiny", folder)
     return system, data, before

@@ -1,10 +1,15 @@
 """The assembled system: step 0, merging, mixed contexts, padding, files, command line."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import KINDS, TEXTS, build_system, cli, tiny_config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import zhyper
 from hyper import LowRank
@@ -106,7 +111,7 @@ def test_a_damaged_checkpoint_is_named(system, tmp_path):
     with pytest.raises(ValueError, match="mine.pt cannot be read"):
         Zhyper.load(tmp_path, "mine")
     torch.save({"format": 99}, tmp_path / "mine.pt")
-    with pytest.raises(ValueError, match="format 99, this code reads 1"):
+    with pytest.raises(ValueError, match=f"format 99, this code reads {zhyper.FORMAT}"):
         Zhyper.load(tmp_path, "mine")
 
 
@@ -115,6 +120,77 @@ def test_a_damaged_tokenizer_is_named(system, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match="tokenizer.json cannot be read"):
         Zhyper.load(tmp_path, "mine")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    build_system("zhyper-diag").save(folder, "mine")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["mine.pt", "backbone.pt", "tokenizer.json"])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(noise=st.binary(max_size=12), at=st.floats(0, 1), cut=st.integers(0, 3000) | st.just(10**9))
+def test_an_altered_file_is_refused_in_one_line_or_loads_as_it_was(saved, name, noise, at, cut):
+    whole = (saved / name).read_bytes()
+    start = round(at * len(whole))
+    try:
+        (saved / name).write_bytes(whole[:start] + noise + whole[start + cut :])
+        again, expected = Zhyper.load(saved, "mine").state_dict(), build_system("zhyper-diag").state_dict()
+        assert list(again) == list(expected) and all(torch.equal(again[key], expected[key]) for key in expected)
+        assert Zhyper.load(saved, "mine").ids(TEXTS) == build_system("zhyper-diag").ids(TEXTS)
+    except ValueError as error:
+        assert name in str(error) and "train again" in str(error) and len(str(error)) < 1000
+    finally:
+        (saved / name).write_bytes(whole)
+
+
+def test_no_code_in_a_file_is_run(saved, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    shutil.copytree(saved, tmp_path / "copy")
+    torch.save({"format": zhyper.FORMAT, "weights": Trap()}, tmp_path / "copy/mine.pt")
+    with pytest.raises(ValueError, match="mine.pt cannot be read"):
+        Zhyper.load(tmp_path / "copy", "mine")
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_that_do_not_go_together_are_refused_with_both_values(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "copy")
+    ours = Zhyper.load(saved, "mine")
+    build_system("zhyper-diag", seed=1).save_backbone(tmp_path / "copy")
+    theirs = Zhyper.load_backbone(tmp_path / "copy")
+    mine, other = (zhyper.fingerprint(system.backbone.state_dict()) for system in (ours, theirs))
+    with pytest.raises(ValueError, match=rf"mine.pt does not fit: .*saved with backbone {mine}, here is.* {other}"):
+        Zhyper.load(tmp_path / "copy", "mine")
+    zhyper.train_tokenizer(["another text"], 270).save(str(tmp_path / "copy/tokenizer.json"))
+    with pytest.raises(ValueError, match=r"backbone.pt does not fit: .*tokenizer \w{12}, here is tokenizer \w{12}"):
+        Zhyper.load(tmp_path / "copy", "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("backbone.pt", lambda saved: saved["config"].update(width=64), r"\[300, 32\].*\[300, 64\]"),
+        ("backbone.pt", lambda saved: saved["config"].update(depth=3), "'depth'"),
+        ("backbone.pt", lambda saved: saved["config"].update(heads=0), "heads is 0"),
+        ("backbone.pt", lambda saved: saved.pop("config"), "'config' is missing"),
+        ("mine.pt", lambda saved: saved["adapter"].update(rank=5), r"4.*5"),
+        ("mine.pt", lambda saved: saved["adapter"].update(kind="magic"), "unknown method 'magic'"),
+        ("mine.pt", lambda saved: saved.pop("template"), "'template' is missing"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_both_values(saved, tmp_path, name, change, message):
+    shutil.copytree(saved, tmp_path / "copy")
+    content = zhyper.read_weights(tmp_path / "copy" / name)
+    change(content)
+    zhyper.write_weights(tmp_path / "copy" / name, content)
+    with pytest.raises(ValueError, match=f"{name} does not fit: .*{message}") as error:
+        Zhyper.load(tmp_path / "copy", "mine")
+    assert "\n" not in str(error.value)
 
 
 def test_a_special_token_typed_by_a_user_is_plain_text(system):
