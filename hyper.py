@@ -83,12 +83,28 @@ class LowRank:
             return a
         return a * self.z[:, None] if self.z.dim() == 2 else a @ self.z.mT
 
+    def folded(self) -> Tensor:
+        """A' = Z A, (b, r, d_in): with B it is a plain LoRA, ΔW = scale · B A'."""
+        if self.z is None:
+            return self.A
+        return self.z[:, :, None] * self.A if self.z.dim() == 2 else self.z @ self.A
+
     def delta(self) -> Tensor:
         """ΔW itself, (b, d_out, d_in), or (d_out, d_in) for a shared LoRA: for merging and measuring only."""
-        if self.z is None:
-            return self.scale * self.B @ self.A
-        Z = self.z.diag_embed() if self.z.dim() == 2 else self.z
-        return self.scale * self.B @ Z @ self.A
+        return self.scale * self.B @ self.folded()
+
+    def terms(self) -> Tensor:
+        """The size of each of the r rank-one terms of ΔW, (b, r), with z's sign if z is a diagonal.
+
+        z alone says little, because what B grows by, z can shrink by; this product does not depend on how they share.
+        """
+        size = self.scale * self.B.norm(dim=-2) * self.folded().norm(dim=-1)
+        return size * self.z.sign() if self.z is not None and self.z.dim() == 2 else size
+
+    def numbers(self) -> int:
+        """How many numbers are a context's own: those of z, or of A and B where they are generated whole."""
+        own = [w for w in (self.A, self.B) if w.dim() == 3] if self.z is None else [self.z]
+        return sum(w[0].numel() for w in own)
 
     def rows(self, index: Tensor) -> "LowRank":
         """The update whose row i is row index[i] of this one, for batches in which a context serves several rows."""
@@ -195,6 +211,14 @@ class ZhyperDiag(SharedLoRA):
         self.heads = nn.ModuleDict({m: nn.Linear(feature_width(config), self.numbers()) for m in config.modules})
         self.start()
 
+    def terms(self) -> Tensor:
+        """The size of each of the r rank-one terms of ΔW, (b, r), with z's sign if z is a diagonal.
+
+        z alone says little, because what B grows by, z can shrink by; this product does not depend on how they share.
+        """
+        size = self.scale * self.B.norm(dim=-2) * self.folded().norm(dim=-1)
+        return size * self.z.sign() if self.z is not None and self.z.dim() == 2 else size
+
     def numbers(self) -> int:
         """How many numbers a site's z has."""
         return self.config.rank
@@ -217,6 +241,14 @@ class ZhyperDiag(SharedLoRA):
 
 class ZhyperSquare(ZhyperDiag):
     """Zhyper with a full r×r square Z, which also mixes the ranks: r² numbers for each site and context."""
+
+    def terms(self) -> Tensor:
+        """The size of each of the r rank-one terms of ΔW, (b, r), with z's sign if z is a diagonal.
+
+        z alone says little, because what B grows by, z can shrink by; this product does not depend on how they share.
+        """
+        size = self.scale * self.B.norm(dim=-2) * self.folded().norm(dim=-1)
+        return size * self.z.sign() if self.z is not None and self.z.dim() == 2 else size
 
     def numbers(self) -> int:
         return self.config.rank**2
