@@ -297,7 +297,9 @@ class LoRAPerContext(nn.Module):
         self.B = nn.ParameterDict({m: torch.zeros(n, layers, shapes[m][1], r) for m in config.modules})
 
     def forward(self, c: Tensor) -> Adapters:
-        """The update of every site; c (b, n), one one-hot row a context."""
+        """The update of every site; c (b, n), one one-hot row a context. Raises ValueError for anything between two."""
+        if not (c.amax(-1) == 1).all():
+            raise ValueError("each context has a LoRA of its own and there is none between two: give one of them")
         updates, context = {}, c.argmax(-1)
         for m in self.config.modules:
             A, B = self.A[m][context], self.B[m][context]  # (b, l, r, d_in), (b, l, d_out, r)

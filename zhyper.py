@@ -616,7 +616,9 @@ def draw_z(system: Zhyper, descriptions: Sequence[str], panel) -> None:
     gap = torch.full((*z.shape[:2], 2), math.nan)
     image = torch.cat([z, gap], dim=2).transpose(0, 1).flatten(1)[:, :-2]  # (l·m, n·(r + 2) - 2)
     limit = z.abs().quantile(0.99).item()  # the largest are let off the scale, so that the others can be seen
-    picture = panel.imshow(image, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    picture = panel.imshow(
+        image.numpy(), aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+    )
     panel.figure.colorbar(picture, ax=panel, extend="both", label="size of a rank-one term, with z's sign")
     starts = [i * (z.shape[2] + 2) for i in range(len(descriptions))]
     panel.set_xticks([start + z.shape[2] / 2 for start in starts], [str(i + 1) for i in range(len(descriptions))])
@@ -638,7 +640,7 @@ def draw_contexts(system: Zhyper, facet: str, panel, n: int = 512) -> None:
     share = S.square() / S.square().sum()
     for value, answer in enumerate(ANSWERS[facet]):
         rows = torch.tensor([culture[facet] == value for culture in cultures])
-        panel.scatter(*(U[rows, :2] * S[:2]).T, s=6, label=answer)
+        panel.scatter(*(U[rows, :2] * S[:2]).T.numpy(), s=6, label=answer)
     panel.legend(fontsize=7, title=facet, title_fontsize=7)
     panel.set(title=f"z of {n} descriptions")
     panel.set(xlabel=f"component 1 ({share[0]:.0%} of the variance)", ylabel=f"component 2 ({share[1]:.0%})")
@@ -662,7 +664,7 @@ def draw_path(system: Zhyper, panel, pairs: int = 32) -> None:
             prompt, answer = ask(rng, facet, first[facet])
             rng.setstate(state)  # the same question again
             rows.append((prompt, answer, ask(rng, facet, second[facet])[1], told))
-    shares, exact = [i / 20 for i in range(21)], ([], [])
+    shares, exact = [i / 10 for i in range(11)], ([], [])
     for share in shares:
         contexts = [mix(*told, share) for *_, told in rows]
         for side, curve in enumerate(exact):
