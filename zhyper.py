@@ -81,8 +81,9 @@ Context = str | Mix | None  # a description, something between two, or None: not
 def mix(first: str | None, second: str | None, share: float) -> Context:
     """The context `share` of the way from one description to another: 0 and 1 are the two themselves, bit for bit.
 
-    The text embedding c is what is interpolated, so each method generates for the point between as it does for a text:
-    nothing here depends on what it generates. Raises ValueError unless share is from 0 to 1.
+    What is interpolated is the text embedding c, so that every method generates for the point between what it would
+    for a text there. Interpolating ΔW instead, for Zhyper through z, answers no better half way, and would double the
+    rank of T2L. Raises ValueError unless share is from 0 to 1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share of a mix is {share}: choose from 0, the first description, to 1, the second")
@@ -296,16 +297,20 @@ class Zhyper(nn.Module):
         return merged
 
     @torch.no_grad()
-    def export(self, context: Context, folder: Path | str, backbone: Path | str | None = None, force: bool = False):
-        """Write one context's adapter as a folder that the peft library loads; `backbone` is a folder for what it
-        adapts, the frozen model as a GPT-2 for transformers.
+    def export(
+        self, context: Context, folder: Path | str, backbone: Path | str | None = None, force: bool = False
+    ) -> None:
+        """Write one context's adapter as a folder that the peft library loads.
 
+        `backbone` is a second folder, for what it adapts: the frozen model as a GPT-2 of the transformers library.
         Raises ValueError without an adapter or without safetensors, FileExistsError for a folder that exists, unless
         `force` says to write into it.
         """
         if self.adapter is None:
             raise ValueError("there is no adapter to export: load a method that has one")
         folder, backbone = Path(folder), None if backbone is None else Path(backbone)
+        if folder == backbone:
+            raise ValueError(f"{folder} cannot hold adapter and backbone: give each a folder of its own")
         for path in filter(None, (folder, backbone)):
             if path.exists() and not (force and path.is_dir()):
                 raise FileExistsError(f"{path} exists: choose another folder, or add --force to write into one")
@@ -500,7 +505,7 @@ class Chat:
         if not command.startswith("/"):
             return self.answer(line)
         if command == "/describe":
-            done = self.adapt(rest.strip())
+            done = self.adapt(check_text("description", rest).strip())
             self.described = self.context
             return done
         if command == "/mix":
@@ -516,7 +521,7 @@ class Chat:
         if self.described is None:
             raise ValueError("there is nothing to mix with yet: /describe TEXT first")
         try:
-            return mix(self.described, text, float(share))
+            return mix(self.described, check_text("description", text), float(share))
         except ValueError:
             raise ValueError(f"no text and share from 0 to 1 in {rest!r}: write them as in /mix TEXT 0.3") from None
 
@@ -550,22 +555,22 @@ def facts() -> str:
 
 
 def check_text(what: str, text: str) -> str:
-    """The text itself. Raises ValueError if it holds control characters (a newline and a tab are text)."""
+    """The text itself. Raises ValueError if it is empty or holds control characters (a newline and a tab are text)."""
+    if not text.strip():
+        raise ValueError(f"the {what} is empty: write at least a word")
     for character in text:
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t" or character == "\ufffd":
+        control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+        if control or character == "\ufffd":  # that is what bytes which are not UTF-8 are read as
             raise ValueError(f"the {what} holds {character!r}, which is not text: remove it")
     return text
 
 
 def to_prompt(system: Zhyper, question: str) -> str:
     """A question as the backbone was taught to read it; a text of several lines is a prompt as it stands."""
-    if not question.strip():
-        raise ValueError("the prompt is empty: write at least a word")
     return question if "\n" in question else system.template.format(question.strip())
 
 
 # ---- a look inside
-
 
 EXAMPLES = [
     "In this land people bow low to one another.",
@@ -588,10 +593,9 @@ def compare(system: Zhyper, first: str, second: str, most: int = 6) -> str:
         for i, term in enumerate((terms[0] - terms[1])[0]):
             z = "" if update.z is None or update.z.dim() == 3 else f"   z {update.z[0, i]:.2f} → {update.z[1, i]:.2f}"
             ranks.append((system.relative({(l, m): term}), f"layer {l} {m} rank {i}", z))
+    whole = [system.strength(first), system.strength(second), system.relative(change)]
     lines = [f"1: {first}", f"2: {second}", "", "‖ΔW‖/‖W‖ of 1, of 2, of their difference:"]
-    lines += [
-        "   ".join(f"{x:.3f}" for x in (system.strength(first), system.strength(second), system.relative(change)))
-    ]
+    lines += ["   ".join(f"{size:.3f}" for size in whole)]
     lines += ["", "the difference by site, the largest first, as a share of ‖W‖ there:"]
     lines += [f"{name:20}{size:.3f}" for size, name in sorted(sites, reverse=True)[:most]]
     lines += ["", "by rank:"] + [f"{name:20}{size:.3f}{z}" for size, name, z in sorted(ranks, reverse=True)[:most]]
@@ -616,9 +620,8 @@ def draw_z(system: Zhyper, descriptions: Sequence[str], panel) -> None:
     gap = torch.full((*z.shape[:2], 2), math.nan)
     image = torch.cat([z, gap], dim=2).transpose(0, 1).flatten(1)[:, :-2]  # (l·m, n·(r + 2) - 2)
     limit = z.abs().quantile(0.99).item()  # the largest are let off the scale, so that the others can be seen
-    picture = panel.imshow(
-        image.numpy(), aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
-    )
+    colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    picture = panel.imshow(image.numpy(), aspect="auto", interpolation="nearest", **colours)
     panel.figure.colorbar(picture, ax=panel, extend="both", label="size of a rank-one term, with z's sign")
     starts = [i * (z.shape[2] + 2) for i in range(len(descriptions))]
     panel.set_xticks([start + z.shape[2] / 2 for start in starts], [str(i + 1) for i in range(len(descriptions))])
@@ -670,8 +673,8 @@ def draw_path(system: Zhyper, panel, pairs: int = 32) -> None:
         for side, curve in enumerate(exact):
             right = system.score([row[0] for row in rows], [row[1 + side] for row in rows], contexts)[2]
             curve.append(right.float().mean().item())
-    panel.plot(shares, exact[0], label="the first culture's answers")
-    panel.plot(shares, exact[1], label="the second culture's")
+    panel.plot(shares, exact[0], label="answers of the first")
+    panel.plot(shares, exact[1], label="answers of the second")
     panel.legend(fontsize=7, loc="center left")
     panel.set(title=f"between two cultures ({pairs} pairs)", xlabel="share of the second", ylabel="accuracy")
 
@@ -714,7 +717,8 @@ def command_generate(args: argparse.Namespace) -> None:
 def command_chat(args: argparse.Namespace) -> None:
     """Until /quit, Ctrl-D or Ctrl-C. Piped, it writes each line that it reads, so that what comes out can be read."""
     chat, typed = Chat(Zhyper.load(args.run, args.method), sampling(args)), sys.stdin.isatty()
-    sys.stdin.reconfigure(errors="replace")
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(errors="replace")
     if typed:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  arrow keys and history, where the system has them

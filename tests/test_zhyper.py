@@ -343,6 +343,7 @@ def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
         (["generate", "--description", "bow", "--prompt", "how?", "--method", "lora"], "no checkpoint"),
         (["generate", "--description", "bow"], "--prompt"),
         (["generate", "--description", "bow", "--prompt", "how?", "--max-new-tokens", "0"], "at least 1"),
+        (["generate", "--description", " ", "--prompt", "how?", "--method", "lora"], "the description is empty"),
         (["generate", "--description", "bow", "--prompt", "how?", "--temperature", "nan"], "temperature is nan"),
         (["generate", "--description", "bow", "--prompt", "how?", "--temperature", "-1"], "at least 0"),
         (["generate", "--description", "bow", "--prompt", "how?", "--top-k", "-1"], "top_k is -1"),
@@ -357,6 +358,7 @@ def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
         (["export", "--description", "", "--to", "x"], "the description is empty"),
         (["export", "--description", "bow\x00", "--to", "x"], "the description holds '\\x00'"),
         (["export", "--description", "bow", "--to", "x", "--method", "frozen"], "no adapter to export"),
+        (["export", "--description", "bow", "--to", "x", "--backbone", "x"], "a folder of its own"),
         (["chat", "--method", "magic"], "no checkpoint"),
         (["params", "--modules", "q,w"], "unknown module 'w'"),
         (["params", "--rank", "0"], "at least 1"),
@@ -368,7 +370,7 @@ def test_generate_prints_both_answers(monkeypatch, capsys, tmp_path):
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, monkeypatch, capsys, tmp_path):
     build_system("zhyper-diag").save(tmp_path, "zhyper-diag")
-    if "--method" in arguments and arguments[0] != "generate":
+    if "--method" in arguments and message != "no checkpoint":
         system = build_system("lora")
         system.save(tmp_path, "lora")
         Zhyper(system.tokenizer, system.backbone).save(tmp_path, "frozen")
