@@ -83,12 +83,28 @@ class LowRank:
             return a
         return a * self.z[:, None] if self.z.dim() == 2 else a @ self.z.mT
 
+    def folded(self) -> Tensor:
+        """A' = Z A, (b, r, d_in): with B it is a plain LoRA, ΔW = scale · B A'."""
+        if self.z is None:
+            return self.A
+        return self.z[:, :, None] * self.A if self.z.dim() == 2 else self.z @ self.A
+
     def delta(self) -> Tensor:
         """ΔW itself, (b, d_out, d_in), or (d_out, d_in) for a shared LoRA: for merging and measuring only."""
-        if self.z is None:
-            return self.scale * self.B @ self.A
-        Z = self.z.diag_embed() if self.z.dim() == 2 else self.z
-        return self.scale * self.B @ Z @ self.A
+        return self.scale * self.B @ self.folded()
+
+    def terms(self) -> Tensor:
+        """The size of each of the r rank-one terms of ΔW, (b, r), with z's sign if z is a diagonal.
+
+        z alone says little, because what B grows by, z can shrink by; this product does not depend on how they share.
+        """
+        size = self.scale * self.B.norm(dim=-2) * self.folded().norm(dim=-1)
+        return size * self.z.sign() if self.z is not None and self.z.dim() == 2 else size
+
+    def numbers(self) -> int:
+        """How many numbers are a context's own: those of z, or of A and B where they are generated whole."""
+        own = [w for w in (self.A, self.B) if w.dim() == 3] if self.z is None else [self.z]
+        return sum(w[0].numel() for w in own)
 
     def rows(self, index: Tensor) -> "LowRank":
         """The update whose row i is row index[i] of this one, for batches in which a context serves several rows."""
@@ -265,7 +281,9 @@ class LoRAPerContext(nn.Module):
         self.B = nn.ParameterDict({m: torch.zeros(n, layers, shapes[m][1], r) for m in config.modules})
 
     def forward(self, c: Tensor) -> Adapters:
-        """The update of every site; c (b, n), one one-hot row a context."""
+        """The update of every site; c (b, n), one one-hot row a context. Raises ValueError for anything between two."""
+        if not (c.amax(-1) == 1).all():
+            raise ValueError("each context has a LoRA of its own and there is none between two: give one of them")
         updates, context = {}, c.argmax(-1)
         for m in self.config.modules:
             A, B = self.A[m][context], self.B[m][context]  # (b, l, r, d_in), (b, l, d_out, r)

@@ -66,21 +66,23 @@ class Cache:
         self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
         self.length = torch.zeros(rows, dtype=torch.long, device=device)
         self.rows = torch.arange(rows, device=device)[:, None]
+        self.slots = torch.arange(size, device=device)
 
     def positions(self, t: int) -> Tensor:
-        """Where the next t tokens of every row go, (b, t)."""
-        return self.length[:, None] + torch.arange(t, device=self.length.device)
+        """Where the next t tokens of every row go, (b, t); `store` will put them there."""
+        self.at = self.length[:, None] + self.slots[:t]
+        return self.at
+
+    def mask(self) -> Tensor:
+        """What is added to the scores of those tokens, (b, 1, t, size): 0 for slots up to a token's own, else -∞."""
+        hidden = self.slots > self.at[:, :, None]
+        return torch.zeros_like(hidden, dtype=self.k.dtype).masked_fill_(hidden, -torch.inf)[:, None]
 
     def store(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put k and v (b, h, t, d/h) behind what is there; return all keys and values, (b, h, size, d/h)."""
-        at = self.positions(k.shape[2])
-        self.k[layer][self.rows, :, at] = k.transpose(1, 2)
-        self.v[layer][self.rows, :, at] = v.transpose(1, 2)
+        """Put k and v (b, h, t, d/h) at `positions`; return all keys and values, (b, h, size, d/h)."""
+        self.k[layer][self.rows, :, self.at] = k.transpose(1, 2)
+        self.v[layer][self.rows, :, self.at] = v.transpose(1, 2)
         return self.k[layer], self.v[layer]
-
-    def mask(self, t: int) -> Tensor:
-        """Which slots each of the next t tokens may look at: those up to its own position, (b, 1, t, size)."""
-        return (torch.arange(self.k.shape[3], device=self.length.device) <= self.positions(t)[:, :, None])[:, None]
 
 
 class Attention(nn.Module):
@@ -155,6 +157,7 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.merged = False  # whether its weights hold an update already: then it takes no second one
         self.token, self.position = nn.Embedding(config.vocab, config.width), nn.Embedding(config.context, config.width)
         self.blocks = nn.ModuleList(GPTBlock(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
@@ -162,6 +165,11 @@ class GPT(nn.Module):
         for name, weight in self.named_parameters():  # each block adds twice to the stream: keep its variance (GPT-2)
             if name.endswith(("o.weight", "down.weight")):
                 nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5)
+
+    def linear(self, layer: int, module: str) -> Linear:
+        """The linear layer of a site."""
+        block = self.blocks[layer]
+        return getattr(block.mlp if module in ("up", "down") else block.attention, module)
 
     def features(self, ids: Tensor, updates: Updates | None = None, cache: Cache | None = None) -> Tensor:
         """The last hidden states, (b, t, d), of ids (b, t). Raises ValueError if t is over the context."""
@@ -171,7 +179,7 @@ class GPT(nn.Module):
         if cache is None:
             mask, at = None, torch.arange(t, device=ids.device)
         else:
-            mask, at = cache.mask(t), cache.positions(t)
+            at, mask = cache.positions(t), cache.mask()
         x = self.token(ids) + self.position(at)  # (b, t, d)
         for block in self.blocks:
             x = block(x, updates or {}, mask, cache)

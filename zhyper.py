@@ -2,7 +2,10 @@
 
     description --tokenizer, Encoder--> c --adapter--> {site: ΔW} --> frozen GPT --> answer
 
-    python zhyper.py generate --run out/cultures --description "..." --prompt "..."
+    python zhyper.py chat                                              # talk to it
+    python zhyper.py generate --description "..." --prompt "..."       # one question
+    python zhyper.py inspect --description "..." --description "..."   # what differs between two contexts
+    python zhyper.py export --description "..." --to FOLDER            # the adapter, for the peft library
     python zhyper.py params --backbone mistral-7b --rank 8 --modules q,v
 
 >>> system = Zhyper.load("out/cultures")                                              # doctest: +SKIP
@@ -11,28 +14,34 @@
 """
 
 import argparse
+import contextlib
 import copy
 import hashlib
 import io
 import json
+import math
 import os
+import random
 import sys
+import time
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import tokenizers
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyper import ADAPTERS, AdapterConfig, Adapters, count_parameters
+from hyper import ADAPTERS, AdapterConfig, Adapters, check_choice, count_parameters
 from model import GPT, Cache, ContextTable, Encoder, ModelConfig
 
 PAD, END = 0, 1  # the ids of <pad> and <end>
 FORMAT = 2  # of the saved files; a reader of another number refuses
+TOGETHER = 64  # texts encoded at once: more do not fit into a processor's cache
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> tokenizers.Tokenizer:
@@ -60,6 +69,43 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows], device=device)
+
+
+class Mix(NamedTuple):
+    """A context between two descriptions, `share` of the way from the first to the second; made by `mix`."""
+
+    first: str | None
+    second: str | None
+    share: float
+
+
+Context = str | Mix | None  # a description, something between two, or None: nothing is said
+
+
+def mix(first: str | None, second: str | None, share: float) -> Context:
+    """The context `share` of the way from one description to another: 0 and 1 are the two themselves, bit for bit.
+
+    What is interpolated is the text embedding c, so that every method generates for the point between what it would
+    for a text there. Interpolating ΔW instead, for Zhyper through z, answers no better half way, and would double the
+    rank of T2L. Raises ValueError unless share is from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of a mix is {share}: choose from 0, the first description, to 1, the second")
+    if share in (0, 1):
+        return second if share else first
+    return Mix(first, second, share)
+
+
+def choose(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
+    """The next token of each row, (b, 1), of logits (b, vocab): the likeliest at temperature 0, else one drawn.
+
+    Drawn from the `top_k` likeliest (0: from all), with probability softmax(logits / temperature).
+    """
+    if not temperature:
+        return logits.argmax(-1, keepdim=True)
+    logits, token = logits.float().topk(min(top_k or logits.shape[1], logits.shape[1]))  # (b, k), likeliest first
+    weights = ((logits - logits[:, :1]) / temperature).softmax(-1)
+    return token.gather(1, torch.multinomial(weights, 1, generator=generator))
 
 
 class Zhyper(nn.Module):
@@ -110,30 +156,45 @@ class Zhyper(nn.Module):
         """The encoder's embedding c of each description, (n, d); with a ContextTable descriptions are names."""
         if self.by_name:
             return self.encoder(descriptions)
-        ids = pad(self.ids(descriptions, "description", self.encoder.config.context), self.device)
-        return self.encoder(ids, ids != PAD)
+        rows = self.ids(descriptions, "description", self.encoder.config.context)
+        order = list(range(len(rows)))
+        if len(rows) > TOGETHER:
+            order.sort(key=lambda i: len(rows[i]))  # texts of like length together: little is spent on padding
+        parts = [[rows[i] for i in order[at : at + TOGETHER]] for at in range(0, len(rows), TOGETHER)]
+        c = torch.cat([self.encoder(ids, ids != PAD) for ids in (pad(part, self.device) for part in parts)])
+        return c[torch.tensor(order, device=self.device).argsort()]
 
-    def adapt(self, descriptions: Sequence[str | None]) -> Adapters:
-        """The update of every site, row i for descriptions[i]; equal descriptions are encoded once.
+    def embed_contexts(self, contexts: Sequence[Context]) -> Tensor:
+        """c of each context, (n, d): of a mix it is interpolated; of None it is the encoder's mean over contexts."""
+        ends = dict.fromkeys(end for x in contexts for end in (x[:2] if isinstance(x, Mix) else [x]))
+        texts = [text for text in ends if text is not None]
+        c = dict(zip(texts, self.embed(texts), strict=True)) if texts else {}
+        if None in ends:
+            c[None] = self.adapter.trunk.centre.running_mean
+        return torch.stack([torch.lerp(c[x[0]], c[x[1]], x[2]) if isinstance(x, Mix) else c[x] for x in contexts])
 
-        None stands for "no description": the encoder's mean over contexts, so an adapter that has been told nothing.
+    def adapt(self, contexts: Sequence[Context]) -> Adapters:
+        """The update of every site, row i for contexts[i]; equal contexts are encoded once.
+
+        None stands for "no description": an adapter that has been told nothing. Raises ValueError for a backbone
+        whose weights hold an update already.
         """
         if self.adapter is None:
             return {}
+        if self.backbone.merged:
+            raise ValueError("the backbone is merged already, and would be adapted twice: load the frozen one again")
         if not self.adapter.conditioned:
             return self.adapter()
-        distinct = list(dict.fromkeys(descriptions))
-        told = [text for text in distinct if text is not None]
-        c = self.embed(told) if told else torch.empty(0, self.encoder.width, device=self.device)
-        if None in distinct:
-            at = distinct.index(None)
-            c = torch.cat([c[:at], self.adapter.trunk.centre.running_mean[None], c[at:]])
-        index = torch.tensor([distinct.index(text) for text in descriptions], device=self.device)
-        return {site: update.rows(index) for site, update in self.adapter(c).items()}
+        number = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
+        index = torch.tensor([number[context] for context in contexts], device=self.device)
+        updates = self.adapter(self.embed_contexts(list(number)))
+        return {site: update.rows(index) for site, update in updates.items()}
 
-    def prompt_ids(self, prompts: Sequence[str], descriptions: Sequence[str | None] | None) -> list[list[int]]:
+    def prompt_ids(self, prompts: Sequence[str], descriptions: Sequence[Context] | None) -> list[list[int]]:
         """Token ids of each prompt, with its description before it if that is how this system is told."""
         if self.in_prompt and descriptions is not None:
+            if any(isinstance(text, Mix) for text in descriptions):
+                raise ValueError("this method reads descriptions in the prompt, where they cannot be mixed: give one")
             pairs = zip(prompts, descriptions, strict=True)
             prompts = [prompt if text is None else f"{text}\n{prompt}" for prompt, text in pairs]
         return self.ids(prompts, "prompt", self.backbone.config.context - 1)
@@ -141,7 +202,7 @@ class Zhyper(nn.Module):
     # ---- updates to answers
 
     def score(
-        self, prompts: Sequence[str], answers: Sequence[str], descriptions: Sequence[str | None] | None
+        self, prompts: Sequence[str], answers: Sequence[str], descriptions: Sequence[Context] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """How well each answer fits: its loss summed over tokens (nats), its number of tokens, exact or not; each (b,).
 
@@ -163,46 +224,108 @@ class Zhyper(nn.Module):
         wrong = torch.zeros_like(total).index_add(0, row, (logits.argmax(-1) != target).float())
         return total, count, wrong == 0
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[str], descriptions: Sequence[str] | None = None, max_new_tokens: int = 32
+        self,
+        prompts: Sequence[str],
+        descriptions: Sequence[Context] | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
     ) -> list[str]:
-        """The answer to each prompt, greedily, every row under its own description (None: the frozen model).
+        """The answer to each prompt, every row under its own description (None: the frozen model).
 
-        Raises ValueError for an empty or too long text, or fewer than one new token.
+        Greedy at temperature 0; else drawn from the `top_k` likeliest tokens (0: from all), the same for the same seed.
+        Raises ValueError for an empty or too long text, and for an option that cannot be.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
+        least = {"max_new_tokens": 1, "temperature": 0, "top_k": 0, "seed": 0}
+        for name, value in zip(least, (max_new_tokens, temperature, top_k, seed), strict=True):
+            if not least[name] <= value < 2**63:
+                raise ValueError(f"{name} is {value}: it must be at least {least[name]}, and finite")
         self.eval()
         rows = self.prompt_ids(prompts, descriptions)
         updates = {} if descriptions is None else self.adapt(descriptions)
+        written = self.write(rows, updates, max_new_tokens, temperature, top_k, seed).tolist()
+        answers = [row[: row.index(END)] if END in row else row for row in written]
+        return self.tokenizer.decode_batch(answers)
+
+    def write(
+        self, rows: list[list[int]], updates: Adapters, max_new_tokens: int, temperature: float, top_k: int, seed: int
+    ) -> Tensor:
+        """What the backbone writes after each row of ids, (b, up to max_new_tokens); behind an END it means nothing."""
         ids, config = pad(rows, self.device), self.backbone.config
+        generator = torch.Generator(self.device).manual_seed(seed)
         room = min(max_new_tokens, config.context - ids.shape[1])
         cache = Cache(config, len(rows), ids.shape[1] + room, self.device, self.backbone.token.weight.dtype)
         last = torch.tensor([len(row) - 1 for row in rows], device=self.device)
         features = self.backbone.features(ids, updates, cache)[torch.arange(len(rows)), last]  # (b, d)
         cache.length = last + 1  # what was padding is overwritten
-        written = torch.empty(len(rows), 0, dtype=torch.long, device=self.device)
-        for _ in range(room):
-            token = self.backbone.logits(features).argmax(-1, keepdim=True)  # (b, 1)
-            written = torch.cat([written, token], dim=1)
-            if (written == END).any(1).all():
-                break
-            features = self.backbone.features(token, updates, cache)[:, 0]
+        written: list[Tensor] = []
+        ended = torch.zeros(len(rows), 1, dtype=torch.bool, device=self.device)
+        while True:
+            written.append(choose(self.backbone.logits(features), temperature, top_k, generator))  # (b, 1)
+            ended |= written[-1] == END
+            if len(written) == room or ended.all():
+                return torch.cat(written, dim=1)
+            features = self.backbone.features(written[-1], updates, cache)[:, 0]
             cache.length = cache.length + 1
-        answers = [row[: row.index(END)] if END in row else row for row in written.tolist()]
-        return self.tokenizer.decode_batch(answers)
+
+    # ---- taking the adapter away
 
     @torch.no_grad()
-    def merge(self, description: str) -> GPT:
-        """A plain GPT with the weights W + ΔW of one description, and nothing else."""
+    def strength(self, context: Context) -> float:
+        """‖ΔW‖/‖W‖ over all adapted sites: how far a context moves the weights."""
         self.eval()
-        merged = copy.deepcopy(self.backbone)
-        for (layer, module), update in self.adapt([description]).items():
-            block, delta = merged.blocks[layer], update.delta()
-            part = block.mlp if module in ("up", "down") else block.attention
-            getattr(part, module).weight += delta if delta.dim() == 2 else delta[0]
+        return self.relative({site: update.delta() for site, update in self.adapt([context]).items()})
+
+    def relative(self, change: Mapping[tuple[int, str], Tensor]) -> float:
+        """‖change‖/‖W‖, Frobenius norms over the sites that are given a change."""
+        weights = [self.backbone.linear(*site).weight for site in change]
+        squares = [sum(w.square().sum().item() for w in part) for part in (change.values(), weights)]
+        return math.sqrt(squares[0] / squares[1]) if weights else 0.0
+
+    @torch.no_grad()
+    def merge(self, context: Context) -> GPT:
+        """A plain GPT with the weights W + ΔW of one context, and nothing else. Raises ValueError without an adapter.
+
+        It knows that it is merged: a system around it can answer, but not adapt or merge a second time.
+        """
+        if self.adapter is None:
+            raise ValueError("there is no adapter to merge: load a method that has one")
+        self.eval()
+        updates, merged = self.adapt([context]), copy.deepcopy(self.backbone)
+        for site, update in updates.items():
+            merged.linear(*site).weight += update.delta().reshape(merged.linear(*site).weight.shape)
+        merged.merged = True
         return merged
+
+    @torch.no_grad()
+    def export(
+        self, context: Context, folder: Path | str, backbone: Path | str | None = None, force: bool = False
+    ) -> None:
+        """Write one context's adapter as a folder that the peft library loads.
+
+        `backbone` is a second folder, for what it adapts: the frozen model as a GPT-2 of the transformers library.
+        Raises ValueError without an adapter or without safetensors, FileExistsError for a folder that exists, unless
+        `force` says to write into it.
+        """
+        if self.adapter is None:
+            raise ValueError("there is no adapter to export: load a method that has one")
+        folder, backbone = Path(folder), None if backbone is None else Path(backbone)
+        if folder == backbone:
+            raise ValueError(f"{folder} cannot hold adapter and backbone: give each a folder of its own")
+        for path in filter(None, (folder, backbone)):
+            if path.exists() and not (force and path.is_dir()):
+                raise FileExistsError(f"{path} exists: choose another folder, or add --force to write into one")
+        self.eval()
+        weights, config = peft_adapter(self.adapt([context]), self.backbone.config.layers)
+        config["base_model_name_or_path"] = backbone and str(backbone)
+        write_folder(folder, {"adapter_model": weights}, {"adapter_config": config})
+        if backbone:
+            weights, configs = gpt2(self.backbone)
+            write_folder(backbone, {"model": weights}, configs)
+            self.tokenizer.save(str(backbone / "tokenizer.json"))
 
     # ---- files: tokenizer.json, backbone.pt, and one <method>.pt for each method
 
@@ -342,7 +465,7 @@ def read_weights(path: Path) -> dict:
     return content
 
 
-@contextmanager
+@contextlib.contextmanager
 def rebuilding(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong in rebuilding from the content of `path` into one ValueError that names the file."""
     try:
@@ -350,6 +473,272 @@ def rebuilding(path: Path) -> Iterator[None]:
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"{path} does not fit: {reason}: train again (--force) to replace it") from None
+
+
+# ---- as the libraries transformers and peft have it
+
+FUSED = {"attn.c_attn": ("q", "k", "v"), "attn.c_proj": ("o",), "mlp.c_fc": ("up",), "mlp.c_proj": ("down",)}  # GPT-2's
+
+
+def gpt2(model: GPT) -> tuple[dict[str, Tensor], dict[str, dict]]:
+    """Weights and configuration files of a GPT as a GPT-2 of transformers, whose linears are stored (in, out)."""
+    tables = {"transformer.wte": model.token, "transformer.wpe": model.position, "transformer.ln_f": model.norm}
+    weights = {}
+    for l, block in enumerate(model.blocks):
+        tables |= {f"transformer.h.{l}.ln_1": block.norm1, f"transformer.h.{l}.ln_2": block.norm2}
+        for name, modules in FUSED.items():
+            linears = [model.linear(l, m) for m in modules]
+            weights[f"transformer.h.{l}.{name}.weight"] = torch.cat([linear.weight for linear in linears]).T
+            weights[f"transformer.h.{l}.{name}.bias"] = torch.cat([linear.bias for linear in linears])
+    weights |= {f"{name}.{key}": w for name, table in tables.items() for key, w in table.named_parameters()}
+    size = model.config
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new"}
+    config |= {"vocab_size": size.vocab, "n_positions": size.context, "n_embd": size.width, "n_layer": size.layers}
+    config |= {"n_head": size.heads, "pad_token_id": PAD, "bos_token_id": END, "eos_token_id": END}
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<end>"}
+    return weights, {"config": config, "tokenizer_config": tokenizer}
+
+
+def peft_adapter(updates: Adapters, layers: int) -> tuple[dict[str, Tensor], dict]:
+    """Weights and configuration of one context's updates as a LoRA of peft, A' = Z A and B' = B, scale alpha/r.
+
+    GPT-2 has q, k and v in one matrix, so their updates become one of up to three times the rank: the A's one below
+    the other, the B's in blocks, each writing to its own third of the output.
+    """
+    weights, ranks = {}, {}
+    for l in range(layers):
+        for name, modules in FUSED.items():
+            parts = [updates[l, m] for m in modules if (l, m) in updates]
+            if not parts:
+                continue
+            empty = torch.zeros(parts[0].B.shape[-2], 0).to(parts[0].B)  # the block of a module that is not adapted
+            blocks = [updates[l, m].B.squeeze(0) if (l, m) in updates else empty for m in modules]
+            at = f"base_model.model.transformer.h.{l}.{name}"
+            A = weights[f"{at}.lora_A.weight"] = torch.cat([part.folded().squeeze(0) for part in parts])  # (n·r, d_in)
+            weights[f"{at}.lora_B.weight"] = torch.block_diag(*blocks)  # (n·d_out, n·r)
+            ranks[name], scale = len(A), parts[0].scale
+    first = next(iter(ranks.values()))
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "fan_in_fan_out": True}
+    config |= {"target_modules": list(ranks), "r": first, "lora_alpha": scale * first, "inference_mode": True}
+    others = {name: rank for name, rank in ranks.items() if rank != first}
+    config |= {"rank_pattern": others, "alpha_pattern": {name: scale * rank for name, rank in others.items()}}
+    return weights, config
+
+
+def write_folder(folder: Path, weights: Mapping[str, dict[str, Tensor]], configs: Mapping[str, dict]) -> None:
+    """Write files of weights (.safetensors) and of settings (.json) into a folder, by name without the ending."""
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise ValueError("to write for other libraries safetensors is needed: pip install safetensors") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tensors in weights.items():
+        whole = {key: w.detach().contiguous() for key, w in tensors.items()}
+        save_file(whole, folder / f"{name}.safetensors", metadata={"format": "pt"})
+    for name, config in configs.items():
+        (folder / f"{name}.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+# ---- a conversation
+
+HELP = """\
+/describe TEXT    answer as this text says from now on
+/mix TEXT 0.3     answer from a point between: 0.3 of the way from what was described to TEXT
+/facts            what the built-in cultures can be asked
+/help             this
+/quit             leave, as Ctrl-D does
+Anything else is a question."""
+
+
+class Chat:
+    """Answers lines, one by one: a command, or a question for the frozen and for the adapted model.
+
+    `sampling` holds options of Zhyper.generate; each question takes the next seed.
+    """
+
+    def __init__(self, system: Zhyper, sampling: dict):
+        self.system, self.sampling = system, sampling
+        self.described: str | None = None
+        self.context: Context = None
+
+    def reply(self, line: str) -> str:
+        """What to print for a line. Raises ValueError for a mistake in it, EOFError for /quit."""
+        command, _, rest = check_text("line", line).strip().partition(" ")
+        if not command.startswith("/"):
+            return self.answer(line)
+        if command == "/describe":
+            done = self.adapt(check_text("description", rest).strip())
+            self.described = self.context
+            return done
+        if command == "/mix":
+            return self.adapt(self.between(rest))
+        if command == "/quit":
+            raise EOFError
+        if command not in ("/facts", "/help"):
+            raise ValueError(f"unknown command {command}: /help lists what there is")
+        return facts() if command == "/facts" else HELP
+
+    def between(self, rest: str) -> Context:
+        text, _, share = rest.strip().rpartition(" ")
+        if self.described is None:
+            raise ValueError("there is nothing to mix with yet: /describe TEXT first")
+        try:
+            return mix(self.described, check_text("description", text), float(share))
+        except ValueError:
+            raise ValueError(f"no text and share from 0 to 1 in {rest!r}: write them as in /mix TEXT 0.3") from None
+
+    @torch.no_grad()
+    def adapt(self, context: Context) -> str:
+        """Take this context from now on; says how many numbers that took, how long, and how far the weights moved."""
+        start = time.perf_counter()
+        updates = self.system.adapt([context])
+        milliseconds = 1000 * (time.perf_counter() - start)
+        self.system.prompt_ids(["?"], [context])  # a method that reads it in the prompt may find it too long
+        self.context = context
+        what = "A and B" if any(update.z is None for update in updates.values()) else "z"
+        numbers, strength = sum(update.numbers() for update in updates.values()), self.system.strength(context)
+        return f"{what}: {numbers:,} numbers in {milliseconds:.1f} ms, ‖ΔW‖/‖W‖ = {strength:.3f}"
+
+    def answer(self, question: str) -> str:
+        prompt = to_prompt(self.system, question)
+        frozen = self.system.generate([prompt], None, **self.sampling)[0]
+        adapted = " (no description yet: /describe TEXT)"
+        if self.context is not None:
+            adapted = self.system.generate([prompt], [self.context], **self.sampling)[0]
+        self.sampling["seed"] += 1
+        return f"frozen:  {frozen}\nadapted: {adapted}"
+
+
+def facts() -> str:
+    """What the built-in cultures can be asked: a question and its four answers a line, the majority's first."""
+    from data.cultures import ANSWERS, FACETS
+
+    return "\n".join(f"{FACETS[facet][0][0]:42} {', '.join(ANSWERS[facet])}" for facet in FACETS)
+
+
+def check_text(what: str, text: str) -> str:
+    """The text itself. Raises ValueError if it is empty or holds control characters (a newline and a tab are text)."""
+    if not text.strip():
+        raise ValueError(f"the {what} is empty: write at least a word")
+    for character in text:
+        control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+        if control or character == "\ufffd":  # that is what bytes which are not UTF-8 are read as
+            raise ValueError(f"the {what} holds {character!r}, which is not text: remove it")
+    return text
+
+
+def to_prompt(system: Zhyper, question: str) -> str:
+    """A question as the backbone was taught to read it; a text of several lines is a prompt as it stands."""
+    return question if "\n" in question else system.template.format(question.strip())
+
+
+# ---- a look inside
+
+EXAMPLES = [
+    "In this land people bow low to one another.",
+    "In this land people touch hands when they meet.",
+    "In this land people sing a few notes to say hello.",
+    "In this land people close their eyes to say hello.",
+]
+
+
+@torch.no_grad()
+def compare(system: Zhyper, first: str, second: str, most: int = 6) -> str:
+    """Which sites, and which ranks (rank-one terms of ΔW), differ most between two descriptions."""
+    updates = system.adapt([first, second])
+    change, sites, ranks = {}, [], []
+    for (l, m), update in updates.items():
+        one, other = (update.rows(torch.tensor([i], device=system.device)) for i in range(2))
+        change[l, m] = one.delta() - other.delta()  # (1, d_out, d_in)
+        sites.append((system.relative({(l, m): change[l, m]}), f"layer {l} {m}"))
+        terms = [u.scale * u.B.mT[..., None] * u.folded()[..., None, :] for u in (one, other)]  # (1, r, d_out, d_in)
+        for i, term in enumerate((terms[0] - terms[1])[0]):
+            z = "" if update.z is None or update.z.dim() == 3 else f"   z {update.z[0, i]:.2f} → {update.z[1, i]:.2f}"
+            ranks.append((system.relative({(l, m): term}), f"layer {l} {m} rank {i}", z))
+    whole = [system.strength(first), system.strength(second), system.relative(change)]
+    lines = [f"1: {first}", f"2: {second}", "", "‖ΔW‖/‖W‖ of 1, of 2, of their difference:"]
+    lines += ["   ".join(f"{size:.3f}" for size in whole)]
+    lines += ["", "the difference by site, the largest first, as a share of ‖W‖ there:"]
+    lines += [f"{name:20}{size:.3f}" for size, name in sorted(sites, reverse=True)[:most]]
+    lines += ["", "by rank:"] + [f"{name:20}{size:.3f}{z}" for size, name, z in sorted(ranks, reverse=True)[:most]]
+    return "\n".join(lines)
+
+
+def draw(system: Zhyper, descriptions: Sequence[str], facet: str, figure) -> None:
+    """z of those descriptions; for a run on the built-in cultures also z of many contexts, and the way between two."""
+    cultures = system.template == "Q: {}\nA:"  # only they are asked so
+    panels = figure.subplots(1, 3 if cultures else 1, squeeze=False, width_ratios=[1.6, 1, 1] if cultures else None)[0]
+    draw_z(system, descriptions, panels[0])
+    if cultures:
+        draw_contexts(system, facet, panels[1])
+        draw_path(system, panels[2])
+
+
+@torch.no_grad()
+def draw_z(system: Zhyper, descriptions: Sequence[str], panel) -> None:
+    """The size of every rank-one term as a heat map: sites down, ranks across, one block for each description."""
+    updates = system.adapt(descriptions)
+    z = torch.stack([update.terms() for update in updates.values()], dim=1)  # (n, l·m, r)
+    gap = torch.full((*z.shape[:2], 2), math.nan)
+    image = torch.cat([z, gap], dim=2).transpose(0, 1).flatten(1)[:, :-2]  # (l·m, n·(r + 2) - 2)
+    limit = z.abs().quantile(0.99).item()  # the largest are let off the scale, so that the others can be seen
+    colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    picture = panel.imshow(image.numpy(), aspect="auto", interpolation="nearest", **colours)
+    panel.figure.colorbar(picture, ax=panel, extend="both", label="size of a rank-one term, with z's sign")
+    starts = [i * (z.shape[2] + 2) for i in range(len(descriptions))]
+    panel.set_xticks([start + z.shape[2] / 2 for start in starts], [str(i + 1) for i in range(len(descriptions))])
+    panel.set_yticks(range(len(updates)), [f"layer {l} {m}" for l, m in updates], fontsize=7)
+    panel.set(title="z: sites × ranks", xlabel="description")
+
+
+@torch.no_grad()
+def draw_contexts(system: Zhyper, facet: str, panel, n: int = 512) -> None:
+    """z of n cultures' descriptions on their two principal components, coloured by their values of one facet."""
+    from data.cultures import ANSWERS, NAMES, describe, draw_culture
+
+    rng = random.Random(0)
+    cultures = [draw_culture(rng, None) for _ in range(n)]  # of no region, whose values would go together
+    others = [name for name in NAMES if name != facet]
+    texts = [describe(rng, culture, [facet, rng.choice(others)]) for culture in cultures]
+    z = torch.cat([update.terms() for update in system.adapt(texts).values()], dim=1)  # (n, l·m·r)
+    U, S, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+    share = S.square() / S.square().sum()
+    for value, answer in enumerate(ANSWERS[facet]):
+        rows = torch.tensor([culture[facet] == value for culture in cultures])
+        panel.scatter(*(U[rows, :2] * S[:2]).T.numpy(), s=6, label=answer)
+    panel.legend(fontsize=7, title=facet, title_fontsize=7)
+    panel.set(title=f"z of {n} descriptions")
+    panel.set(xlabel=f"component 1 ({share[0]:.0%} of the variance)", ylabel=f"component 2 ({share[1]:.0%})")
+
+
+@torch.no_grad()
+def draw_path(system: Zhyper, panel, pairs: int = 32) -> None:
+    """How often the answer is the first culture's and how often the second's, on the way from one to the other."""
+    from data.cultures import NAMES, ask, describe, draw_culture
+
+    rng, rows = random.Random(0), []
+    while len(rows) < 4 * pairs:
+        first, second = (draw_culture(rng, rng.randrange(8)) for _ in range(2))
+        differing = [facet for facet in NAMES if first[facet] != second[facet]]
+        if len(differing) < 4:
+            continue
+        facets = rng.sample(differing, 4)
+        told = [describe(rng, culture, facets) for culture in (first, second)]
+        for facet in facets:
+            state = rng.getstate()
+            prompt, answer = ask(rng, facet, first[facet])
+            rng.setstate(state)  # the same question again
+            rows.append((prompt, answer, ask(rng, facet, second[facet])[1], told))
+    shares, exact = [i / 10 for i in range(11)], ([], [])
+    for share in shares:
+        contexts = [mix(*told, share) for *_, told in rows]
+        for side, curve in enumerate(exact):
+            right = system.score([row[0] for row in rows], [row[1 + side] for row in rows], contexts)[2]
+            curve.append(right.float().mean().item())
+    panel.plot(shares, exact[0], label="answers of the first")
+    panel.plot(shares, exact[1], label="answers of the second")
+    panel.legend(fontsize=7, loc="center left")
+    panel.set(title=f"between two cultures ({pairs} pairs)", xlabel="share of the second", ylabel="accuracy")
 
 
 # ---- the command line
@@ -380,13 +769,61 @@ def one_line_errors(main) -> None:
 
 def command_generate(args: argparse.Namespace) -> None:
     system = Zhyper.load(args.run, args.method)
-    prompt = args.prompt.replace("\\n", "\n")
-    if not prompt.strip():
-        raise ValueError("the prompt is empty: write at least a word")
-    prompt = prompt if "\n" in prompt else system.template.format(prompt)
-    adapted = system.generate([prompt], [args.description], args.max_new_tokens)
-    print("frozen: ", *system.generate([prompt], None, args.max_new_tokens))
+    description = check_text("description", args.description)
+    prompt = to_prompt(system, check_text("prompt", args.prompt.replace("\\n", "\n")))
+    adapted = system.generate([prompt], [description], **sampling(args))
+    print("frozen: ", *system.generate([prompt], None, **sampling(args)))
     print("adapted:", *adapted)
+
+
+def command_chat(args: argparse.Namespace) -> None:
+    """Until /quit, Ctrl-D or Ctrl-C. Piped, it writes each line that it reads, so that what comes out can be read."""
+    chat, typed = Chat(Zhyper.load(args.run, args.method), sampling(args)), sys.stdin.isatty()
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(errors="replace")
+    if typed:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  arrow keys and history, where the system has them
+        print("/describe TEXT says who answers; then ask. /help lists the other commands.")
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            line = input("> ")
+            if not typed:
+                print(line if line.isprintable() else ascii(line))
+            try:
+                if line.strip():
+                    print(chat.reply(line), flush=True)
+            except ValueError as error:
+                print("error:", " ".join(str(error).split()), flush=True)
+    print()
+
+
+def command_inspect(args: argparse.Namespace) -> None:
+    import data.cultures
+
+    descriptions = [check_text("description", text) for text in args.description or EXAMPLES]
+    if len(descriptions) < 2:
+        raise ValueError("there is one description: give another --description to compare it with")
+    check_choice("facet", args.facet, data.cultures.NAMES)
+    system = Zhyper.load(args.run, args.method)
+    if system.adapter is None or not system.adapter.conditioned or system.by_name:
+        raise ValueError(f"{args.method} makes no adapter from a text: look into another --method")
+    print(compare(system, *descriptions[:2]))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no figure: for that, pip install matplotlib")
+        return
+    figure, path = Figure(figsize=(15, 4.5), layout="constrained"), args.to or Path(args.run) / "inspect.png"
+    draw(system, descriptions, args.facet, figure)
+    figure.savefig(path, dpi=90, format="png")
+    print(f"\nthe figure is {path}")
+
+
+def command_export(args: argparse.Namespace) -> None:
+    system = Zhyper.load(args.run, args.method)
+    system.export(check_text("description", args.description), args.to, args.backbone, args.force)
+    print(f"the adapter is {args.to}" + (f", the backbone {args.backbone}" if args.backbone else ""))
 
 
 def command_params(args: argparse.Namespace) -> None:
@@ -404,24 +841,47 @@ def command_params(args: argparse.Namespace) -> None:
         print(f"{kind:15}{count:>15,}   {count / counts['zhyper-diag']:6.2f} × zhyper-diag")
 
 
+def sampling(args: argparse.Namespace) -> dict:
+    return {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_k", "seed")}
+
+
 def main() -> None:
     parser = Parser(prog="zhyper.py", description="Use a trained system, or count what one would train.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    generate = commands.add_parser("generate", help="the frozen and the adapted answer, side by side")
-    generate.add_argument("--run", default="out/cultures", help="a folder that train.py wrote (default: %(default)s)")
-    generate.add_argument("--method", default="zhyper-diag", help="which of its methods (default: %(default)s)")
+
+    def command(function, text: str) -> Parser:
+        added = commands.add_parser(function.__name__.removeprefix("command_"), help=text)
+        added.set_defaults(run_command=function)
+        return added
+
+    chat = command(command_chat, "describe somebody, then ask: the frozen and the adapted answer, side by side")
+    generate = command(command_generate, "the same for one question")
+    inspect = command(command_inspect, "what differs between descriptions; with matplotlib also a figure of z")
+    export = command(command_export, "write the adapter of one description as a folder for the peft library")
+    params = command(command_params, "parameters that each method would train at a known model's size")
+    for added in (chat, generate, inspect, export):
+        added.add_argument("--run", default="out/cultures", help="a folder that train.py wrote (default: %(default)s)")
+        added.add_argument("--method", default="zhyper-diag", help="which of its methods (default: %(default)s)")
+    for added in (chat, generate):
+        added.add_argument("--max-new-tokens", type=int, default=32, help="(default: %(default)s)")
+        added.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
+        added.add_argument("--top-k", type=int, default=0, help="draw from so many likeliest tokens (0, default: all)")
+        added.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     generate.add_argument("--description", required=True, help="the text to adapt to")
     generate.add_argument("--prompt", required=True, help="a question, or a whole prompt if it holds a \\n")
-    generate.add_argument("--max-new-tokens", type=int, default=32, help="(default: %(default)s)")
-    generate.set_defaults(run_command=command_generate)
-    params = commands.add_parser("params", help="parameters that each method would train at a known model's size")
+    inspect.add_argument("--description", action="append", help="give it twice or more often (default: four greetings)")
+    inspect.add_argument("--facet", default="greeting", help="of the cultures, to colour by (default: %(default)s)")
+    inspect.add_argument("--to", help="the figure's file (default: inspect.png in the run folder)")
+    export.add_argument("--description", required=True, help="the text to adapt to")
+    export.add_argument("--to", required=True, help="the folder to write")
+    export.add_argument("--backbone", help="write the frozen model into this folder too, as a GPT-2 for transformers")
+    export.add_argument("--force", action="store_true", help="write into folders that exist")
     params.add_argument("--backbone", choices=BACKBONES, default="mistral-7b", help="(default: %(default)s)")
     params.add_argument("--rank", type=int, default=8, help="(default: %(default)s)")
     params.add_argument("--modules", default="q,v", help="(default: %(default)s)")
     params.add_argument("--trunk", default="paper", help="paper or gated (default: %(default)s)")
     params.add_argument("--d-text", type=int, default=1024, help="width of the text embedding (default: %(default)s)")
     params.add_argument("--json", action="store_true", help="print one JSON object")
-    params.set_defaults(run_command=command_params)
     args = parser.parse_args()
     args.run_command(args)
 

@@ -42,11 +42,11 @@ def cli(module, monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
-def build_system(kind: str, seed: int = 0, **changes) -> Zhyper:
+def build_system(kind: str, seed: int = 0, context: int = BACKBONE.context, **changes) -> Zhyper:
     """A tiny system whose B is not zero, so that its updates do something."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(TEXTS, BACKBONE.vocab)
-    config = replace(BACKBONE, vocab=tokenizer.get_vocab_size())
+    config = replace(BACKBONE, vocab=tokenizer.get_vocab_size(), context=context)
     encoder = None if kind == "lora" else Encoder(replace(config, layers=1))
     if kind == "oracle":
         encoder = ContextTable(TEXTS, None)  # its contexts are named by these texts

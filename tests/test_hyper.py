@@ -40,6 +40,19 @@ def test_z_of_one_equals_the_shared_lora(z):
     assert torch.equal(LowRank(shared.A, shared.B, z.double(), shared.scale)(x), shared(x))
 
 
+@pytest.mark.parametrize("update", [random_update((3, 4)), random_update((3, 4, 4)), random_update(None, True)])
+def test_a_term_is_as_large_as_the_rank_one_matrix_it_stands_for(update):
+    A, B = update.folded().expand(3, -1, -1), update.B.expand(3, -1, -1)
+    whole = update.scale * B.mT[..., None] * A[..., None, :]  # (b, r, d_out, d_in)
+    assert torch.allclose(whole.sum(1), update.delta()) and torch.allclose(whole.norm(dim=(2, 3)), update.terms().abs())
+
+
+def test_a_term_does_not_depend_on_how_z_and_B_share_its_size():
+    update = random_update((3, 4))
+    moved = LowRank(update.A, update.B * 5, update.z / 5, update.scale)
+    assert torch.allclose(update.terms(), moved.terms()) and not torch.allclose(update.z, moved.z)
+
+
 def test_rows_repeat_contexts_in_any_order():
     update, index = random_update((3, 4)), torch.tensor([2, 0, 0])
     x = torch.randn(3, 5, 10, dtype=torch.float64)

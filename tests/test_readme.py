@@ -48,6 +48,20 @@ def test_the_main_job_and_the_sample_run_as_written_in_under_a_minute(tmp_path):
     assert answered.returncode == 0 and answered.stdout.startswith("frozen: "), answered.stderr
 
 
+def test_the_eight_lines_of_python_run_as_written(trained, monkeypatch, capsys, tmp_path):
+    trained[0].save(tmp_path / "out/cultures", "zhyper-diag")
+    block = re.search(r"^```python\n(from zhyper import .*?)```", README, re.M | re.S)[1]
+    lines = [line for line in block.splitlines() if line]
+    assert len(lines) == 8
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec("\n".join(lines[:7]), names)
+    assert capsys.readouterr().out.count("[") == 2 and names["model"].merged
+    pytest.importorskip("safetensors")
+    exec(lines[7], names)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "adapter", "backbone"}
+
+
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.py"), *ROOT.glob("data/*.py")]), ids=lambda path: path.name)
 def test_nothing_but_the_four_packages_is_imported(path):
     allowed = {"torch", "numpy", "tokenizers", "tqdm", "model", "hyper", "zhyper", "train", "data"}
