@@ -827,6 +827,8 @@ def command_export(args: argparse.Namespace) -> None:
 
 
 def command_params(args: argparse.Namespace) -> None:
+    if args.d_text < 1:
+        raise ValueError(f"d-text is {args.d_text}: it must be at least 1")
     layers, width, shapes, inner = BACKBONES[args.backbone]
     shapes = {**shapes, "up": (width, inner), "down": (inner, width)}
     modules = args.modules.replace(" ", "").split(",")
