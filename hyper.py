@@ -211,14 +211,6 @@ class ZhyperDiag(SharedLoRA):
         self.heads = nn.ModuleDict({m: nn.Linear(feature_width(config), self.numbers()) for m in config.modules})
         self.start()
 
-    def terms(self) -> Tensor:
-        """The size of each of the r rank-one terms of ΔW, (b, r), with z's sign if z is a diagonal.
-
-        z alone says little, because what B grows by, z can shrink by; this product does not depend on how they share.
-        """
-        size = self.scale * self.B.norm(dim=-2) * self.folded().norm(dim=-1)
-        return size * self.z.sign() if self.z is not None and self.z.dim() == 2 else size
-
     def numbers(self) -> int:
         """How many numbers a site's z has."""
         return self.config.rank
@@ -241,14 +233,6 @@ class ZhyperDiag(SharedLoRA):
 
 class ZhyperSquare(ZhyperDiag):
     """Zhyper with a full r×r square Z, which also mixes the ranks: r² numbers for each site and context."""
-
-    def terms(self) -> Tensor:
-        """The size of each of the r rank-one terms of ΔW, (b, r), with z's sign if z is a diagonal.
-
-        z alone says little, because what B grows by, z can shrink by; this product does not depend on how they share.
-        """
-        size = self.scale * self.B.norm(dim=-2) * self.folded().norm(dim=-1)
-        return size * self.z.sign() if self.z is not None and self.z.dim() == 2 else size
 
     def numbers(self) -> int:
         return self.config.rank**2
