@@ -6,8 +6,9 @@ A folder holds task files as they are published, `taskNNN_name.json`: their Defi
 file {task: [text, ...]} may give more of them. Where an instance has several outputs, the first is the answer.
 
 What the backbone has read, its `documents`: every input with its output, of all tasks and all splits, unseen tasks too,
-and no description. So it may know every answer by heart, as a large model knows its facts; what it cannot know is
-which task is meant. `frozen` and `lora` are how far that knowledge goes without being told.
+and no description; the instances of small tasks are repeated, so that each task is read as often. So it may know every
+answer by heart, as a large model knows its facts; what it cannot know is which task is meant. `frozen` and `lora` show
+how far that knowledge goes without being told.
 
 - Inputs are split by a hash, for all tasks at once: 15 % `validation`, 25 % `seen` and `new_wording`, the rest `train`.
 - The Definition is always trained; of the other descriptions of a trained task 15 %, by a hash, are `new_wording`.
@@ -24,6 +25,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,6 +229,37 @@ def train_rows(inputs: list[str], descriptions: list[str]) -> Iterator[tuple[str
         yield from ((text, inputs[(number * share + i) % len(inputs)]) for i in range(share))
 
 
+def told_apart(tasks: dict[str, Task], said: dict[str, list[str]]) -> tuple[dict[str, list[str]], int]:
+    """The descriptions of each task, its Definition first, without those of two tasks; and how many had to be cut.
+
+    A task that is left with none is taken out of `tasks` and named on stderr. Raises ValueError if none is left.
+    """
+    whole = {name: [" ".join(text.split()) for text in [tasks[name].definition, *said.get(name, [])]] for name in tasks}
+    texts = {name: list(dict.fromkeys(map(cut, several))) for name, several in whole.items()}
+    owners = Counter(text for several in texts.values() for text in several)
+    texts = {name: [text for text in several if owners[text] == 1] for name, several in texts.items()}
+    for name in [name for name in tasks if not texts[name]]:
+        note(name, "another task has its description too: tell them apart with --descriptions")
+        del tasks[name]
+    if not tasks:
+        raise ValueError("all tasks have the same description: tell them apart with --descriptions")
+    return texts, sum(len(text.encode()) > WORDY for several in whole.values() for text in several)
+
+
+def rows_of(task: Task, texts: list[str], unseen: bool, seed: int) -> list[tuple[str, str, str]]:
+    """(split, description, input) of every row of one task."""
+    rng = random.Random(seed)
+    new = [text for text in texts[1:] if not unseen and percent(seed, text) < NEW_WORDING]
+    known = [text for text in texts if text not in set(new)]
+    inputs: dict[str, list[str]] = {"train": [], "validation": [], "seen": [], "unseen": []}
+    for given in rng.sample(list(task.instances), len(task.instances)):
+        inputs["unseen" if unseen else split_of(seed, given)].append(given)
+    rows = [("train", *pair) for pair in train_rows(inputs["train"], known)]
+    for split in ("validation", "seen", "unseen"):
+        rows += [(split, rng.choice(known), given) for given in inputs[split][:EVALUATED]]
+    return rows + [("new_wording", rng.choice(new), given) for given in inputs["seen"][:EVALUATED] if new]
+
+
 def load(path: str | None, seed: int, descriptions: str | None = None) -> Data:
     """The data set, from the folder at `path` or downloaded; `descriptions` is a JSON file of more of them.
 
@@ -236,34 +269,21 @@ def load(path: str | None, seed: int, descriptions: str | None = None) -> Data:
     said = read_descriptions(descriptions)
     folder = Path(path) if path else download_tasks()
     tasks = read_folder(folder, seed)
-    given = {name: [" ".join(text.split()) for text in [tasks[name].definition, *said.get(name, [])]] for name in tasks}
-    texts = {name: list(dict.fromkeys(map(cut, several))) for name, several in given.items()}
-    owners = Counter(text for several in texts.values() for text in several)
-    texts = {name: [text for text in several if owners[text] == 1] for name, several in texts.items()}
-    for name in [name for name in tasks if not texts[name]]:
-        note(name, "another task has its description too: tell them apart with --descriptions")
-        del tasks[name]
-    unseen, rng = unseen_tasks(tasks), random.Random(seed)
-    records: list[Record] = []
+    texts, cuts = told_apart(tasks, said)
+    unseen, size = unseen_tasks(tasks), max(len(task.instances) for task in tasks.values())
+    records, documents = [], []
     for name, task in tasks.items():
-        new = [text for text in texts[name][1:] if name not in unseen and percent(seed, text) < NEW_WORDING]
-        known = [text for text in texts[name] if text not in set(new)]
-        inputs = {"train": [], "validation": [], "seen": [], "unseen": []}
-        for x in rng.sample(list(task.instances), len(task.instances)):
-            inputs["unseen" if name in unseen else split_of(seed, x)].append(x)
-        rows = [("train", *pair) for pair in train_rows(inputs["train"], known)]
-        for split in ("validation", "seen", "unseen"):
-            rows += [(split, rng.choice(known), x) for x in inputs[split][:EVALUATED]]
-        rows += [("new_wording", rng.choice(new), x) for x in inputs["seen"][:EVALUATED] if new]
-        records += [Record(name, text, PROMPT.format(x), f" {task.instances[x]}", split) for split, text, x in rows]
-    documents = [f"{PROMPT.format(x)} {answer}" for task in tasks.values() for x, answer in task.instances.items()]
-    left_out = sum((task.left_out for task in tasks.values()), Counter())
-    counts = {"files": len(list(folder.glob("*.json"))) - len(tasks), **left_out}
-    cuts = sum(len(text.encode()) > WORDY for several in given.values() for text in several)
+        for split, text, given in rows_of(task, texts[name], name in unseen, seed):
+            records.append(Record(name, text, PROMPT.format(given), f" {task.instances[given]}", split))
+        pairs = islice(cycle(task.instances.items()), size)
+        documents += [f"{PROMPT.format(given)} {answer}" for given, answer in pairs]
+    left_out = Counter(files=len(list(folder.glob("*.json"))) - len(tasks))
+    for task in tasks.values():
+        left_out.update(task.left_out)
     print(
-        f"{len(tasks)} tasks, {len(unseen)} of them unseen; {len(documents)} instances; left out: "
-        + ", ".join(f"{count} {what}" for what, count in counts.items())
-        + f"; descriptions cut to {WORDY} bytes: {cuts}",
+        f"{len(tasks)} tasks, {len(unseen)} of them unseen, {sum(len(task.instances) for task in tasks.values())} "
+        f"instances; left out: {', '.join(f'{count} {what}' for what, count in left_out.items())}; "
+        f"descriptions cut to {WORDY} bytes: {cuts}",
         file=sys.stderr,
     )
     families = {family: [name for name in tasks if LISTED.get(name, OTHER) == family] for family in FAMILIES}

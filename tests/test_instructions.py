@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -101,13 +102,22 @@ def test_the_backbone_reads_every_instance_and_no_description(built):
     assert not [t for t in {r.description for r in built.records} if any(t in d for d in built.documents)]
 
 
+def test_the_backbone_reads_every_task_as_often(folder):
+    path = folder / "task1146_country_capital.json"
+    path.write_text(json.dumps(task_file("Name the capital.", WORDS[:20], lambda x: x + " City")))
+    documents = data.load("instructions", str(folder)).documents
+    read = Counter(d for d in documents if d.endswith(" City"))
+    assert len(read) == 20 and sum(read.values()) == 40 == max(len(x) for _, x, _ in MADE.values())
+    assert len(documents) == 40 * len(MADE)
+
+
 def test_every_training_description_has_rows_and_every_training_input_is_used(folder):
     built = data.load("instructions", str(folder), 0, descriptions=str(folder.parent / "said.json"))
     train_rows = built.split("train")
     assert len(set(train_rows)) == len(train_rows)
     used = {(r.context, r.prompt) for r in train_rows}
     held_out = {(r.context, r.prompt) for r in built.records if r.split != "train"}
-    assert len(used | held_out) == len(built.documents)
+    assert len(used | held_out) == sum(len(inputs) for _, inputs, _ in MADE.values())
 
 
 def test_the_splits_are_the_same_in_every_process_and_other_with_another_seed(folder):
@@ -199,7 +209,7 @@ def test_what_is_too_long_empty_or_repeated_is_left_out_and_counted(folder, caps
     path.write_text(json.dumps(fields))
     loaded = data.load("instructions", str(folder))
     assert "left out: 0 files, 2 over 200 bytes, 2 empty, 1 repeated;" in capsys.readouterr().err
-    assert len(loaded.documents) == sum(len(inputs) for _, inputs, _ in MADE.values()) + 1
+    assert len(set(loaded.documents)) == sum(len(inputs) for _, inputs, _ in MADE.values()) + 1
     assert max(len(d.encode()) for d in loaded.documents) == LONGEST + len("Input: \nOutput: ")
 
 
@@ -219,6 +229,10 @@ def test_a_description_that_two_tasks_share_is_left_out(folder, capsys):
     loaded = data.load("instructions", str(folder))
     assert "task1146_country_capital" not in {r.context for r in loaded.records}
     assert "left out task1146_country_capital: another task has its description too" in capsys.readouterr().err
+    for name in list(MADE)[2:]:
+        (folder / f"{name}.json").unlink()
+    with pytest.raises(ValueError, match="all tasks have the same description"):
+        data.load("instructions", str(folder))
 
 
 def mutated(content: bytes, noise: bytes, at: int, cut: int) -> bytes:
