@@ -83,7 +83,7 @@ class Preset:
 PRESETS = {
     "smoke": Preset(ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64),
     "default": Preset(),
-    "instructions": Preset(pretrain_steps=2000, steps=300),
+    "instructions": Preset(pretrain_steps=2000, steps=300, contexts=16),
     "gpu": Preset(ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64),
 }
 
@@ -299,14 +299,9 @@ def score_rows(
     return loss, tokens, exact
 
 
-def evaluate(
-    system: Zhyper,
-    records: Sequence[Record],
-    descriptions: Sequence[str | None] | None,
-    families: Mapping[str, Sequence[str]] | None = None,
-) -> dict:
+def evaluate(system: Zhyper, records: Sequence[Record], descriptions: Sequence[str | None] | None) -> dict:
     """`summarise` the scores of those records under those descriptions, one a row."""
-    return summarise(records, score_rows(system, records, descriptions), families or {})
+    return summarise(records, score_rows(system, records, descriptions), {})
 
 
 def summarise(

@@ -111,12 +111,7 @@ def read_lines(path: Path) -> tuple[list[Record], list[tuple[int, str]]]:
 
 def parse(line: bytes) -> Record:
     """One record from one line of JSONL. Raises ValueError that says what is wrong with it."""
-    try:
-        fields = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON in UTF-8 ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f'not a JSON object but {type(fields).__name__}: write {{"context": ..., "description": ...}}')
+    fields = parse_json(line)
     for name in Record._fields:
         if name not in fields:
             raise ValueError(f"the field {name!r} is missing")
@@ -124,6 +119,21 @@ def parse(line: bytes) -> Record:
     if fields["split"] not in SPLITS:
         raise ValueError(f"unknown split {fields['split']!r}: choose from {', '.join(SPLITS)}")
     return Record(*(fields[name] for name in Record._fields))
+
+
+def parse_json(content: bytes) -> dict:
+    """The JSON object written there. Raises ValueError for what is not one, in UTF-8 and without NaN."""
+
+    def refuse(constant: str):
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        fields = json.loads(content.decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON in UTF-8 ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f'not a JSON object but {type(fields).__name__}: write {{"name": ...}}')
+    return fields
 
 
 def check_text(name: str, value: object) -> None:

@@ -6,9 +6,9 @@ A folder holds task files as they are published, `taskNNN_name.json`: their Defi
 file {task: [text, ...]} may give more of them. Where an instance has several outputs, the first is the answer.
 
 What the backbone has read, its `documents`: every input with its output, of all tasks and all splits, unseen tasks too,
-and no description; the instances of small tasks are repeated, so that each task is read as often. So it may know every
-answer by heart, as a large model knows its facts; what it cannot know is which task is meant. `frozen` and `lora` show
-how far that knowledge goes without being told.
+and no description; instances are repeated so that each task has the same share of the text, and a short fact is read
+often. So it may know every answer by heart, as a large model knows its facts; what it cannot know is which task is
+meant. `frozen` and `lora` show how far that knowledge goes without being told.
 
 - Inputs are split by a hash, for all tasks at once: 15 % `validation`, 25 % `seen` and `new_wording`, the rest `train`.
 - The Definition is always trained; of the other descriptions of a trained task 15 %, by a hash, are `new_wording`.
@@ -19,7 +19,6 @@ how far that knowledge goes without being told.
 """
 
 import hashlib
-import json
 import random
 import re
 import sys
@@ -31,7 +30,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data import Data, Record, check_text
+from data import Data, Record, check_text, parse_json
 from data._download import download
 
 ADDRESS = "https://raw.githubusercontent.com/allenai/natural-instructions/master/tasks/"
@@ -68,7 +67,7 @@ UNSEEN = {
 
 
 class Task(NamedTuple):
-    """What is used of a task file: its Definition, and {input: output}, stripped; how many of its instances are not."""
+    """What a task file says: its Definition, and {input: output}, stripped; and how many instances are left out."""
 
     definition: str
     instances: dict[str, str]
@@ -95,29 +94,13 @@ def form(text: str) -> str:
 # ---- files
 
 
-def parse_json(content: bytes) -> dict:
-    """The object in a file. Raises ValueError for what is not one, in UTF-8 and without NaN."""
-
-    def refuse(constant: str):
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        fields = json.loads(content.decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON in UTF-8 ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"not a JSON object but {type(fields).__name__}")
-    return fields
-
-
 def parse_task(content: bytes) -> Task:
     """One task file. Raises ValueError that says what is wrong with it, if anything is."""
     fields = parse_json(content)
     definition, listed = fields.get("Definition"), fields.get("Instances")
-    definition = (
-        " ".join(definition) if isinstance(definition, list) and set(map(type, definition)) == {str} else definition
-    )
-    check_text("Definition", definition)
+    for text in definition if isinstance(definition, list) and definition else [definition]:
+        check_text("Definition", text)
+    definition = " ".join(definition) if isinstance(definition, list) else definition
     if not isinstance(listed, list):
         raise ValueError("it has no list of Instances")
     instances, left_out = {}, Counter()
@@ -270,13 +253,14 @@ def load(path: str | None, seed: int, descriptions: str | None = None) -> Data:
     folder = Path(path) if path else download_tasks()
     tasks = read_folder(folder, seed)
     texts, cuts = told_apart(tasks, said)
-    unseen, size = unseen_tasks(tasks), max(len(task.instances) for task in tasks.values())
+    unseen = unseen_tasks(tasks)
+    read = {name: [f"{PROMPT.format(x)} {y}" for x, y in task.instances.items()] for name, task in tasks.items()}
+    most = max(len("".join(several)) for several in read.values())
     records, documents = [], []
     for name, task in tasks.items():
         for split, text, given in rows_of(task, texts[name], name in unseen, seed):
             records.append(Record(name, text, PROMPT.format(given), f" {task.instances[given]}", split))
-        pairs = islice(cycle(task.instances.items()), size)
-        documents += [f"{PROMPT.format(given)} {answer}" for given, answer in pairs]
+        documents += islice(cycle(read[name]), round(len(read[name]) * most / len("".join(read[name]))))
     left_out = Counter(files=len(list(folder.glob("*.json"))) - len(tasks))
     for task in tasks.values():
         left_out.update(task.left_out)

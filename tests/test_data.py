@@ -152,7 +152,7 @@ def test_a_jsonl_file_gives_its_records(tmp_path):
         (json.dumps(RECORD | {"answer": 3}), "'answer' is 3"),
         (json.dumps(RECORD | {"split": "test"}), "unknown split 'test'"),
         (json.dumps(RECORD | {"answer": "\ud800"}), "not text"),
-        ('{"context": NaN}', "'context' is nan"),
+        ('{"context": NaN}', "NaN is no JSON number"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(line, message, tmp_path):

@@ -102,13 +102,13 @@ def test_the_backbone_reads_every_instance_and_no_description(built):
     assert not [t for t in {r.description for r in built.records} if any(t in d for d in built.documents)]
 
 
-def test_the_backbone_reads_every_task_as_often(folder):
+def test_every_task_has_the_same_share_of_what_the_backbone_reads(folder):
     path = folder / "task1146_country_capital.json"
     path.write_text(json.dumps(task_file("Name the capital.", WORDS[:20], lambda x: x + " City")))
     documents = data.load("instructions", str(folder)).documents
     read = Counter(d for d in documents if d.endswith(" City"))
-    assert len(read) == 20 and sum(read.values()) == 40 == max(len(x) for _, x, _ in MADE.values())
-    assert len(documents) == 40 * len(MADE)
+    share = sum(map(len, read.elements())) / sum(map(len, documents))
+    assert len(read) == 20 and max(read.values()) - min(read.values()) <= 1 and abs(share * len(MADE) - 1) < 0.02
 
 
 def test_every_training_description_has_rows_and_every_training_input_is_used(folder):
