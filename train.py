@@ -83,7 +83,7 @@ class Preset:
 PRESETS = {
     "smoke": Preset(ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64),
     "default": Preset(),
-    "instructions": Preset(pretrain_steps=2000, steps=300, contexts=16),
+    "instructions": Preset(pretrain_steps=2500, steps=400, questions=2),
     "gpu": Preset(ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64),
 }
 
