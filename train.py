@@ -5,8 +5,8 @@
 3. freeze it                                        random and absent
 
 python train.py                                                      # invented cultures
-python train.py --data voices --data-path tinyshakespeare.txt       # a real text
-python train.py --data instructions --preset instructions           # the paper's own data
+python train.py --data voices --preset voices --lr 1e-3              # a real text
+python train.py --data instructions --preset instructions --lr 5e-4  # the paper's own data
 python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
 python train.py --data hard_cultures --methods all --seeds 3 --seconds 90   # the evidence; go on with the same words
 python train.py --report out/hard_cultures                           # its table and figure
@@ -84,6 +84,7 @@ PRESETS = {
     "smoke": Preset(ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64),
     "default": Preset(),
     "instructions": Preset(pretrain_steps=2500, steps=400, questions=2),
+    "voices": Preset(pretrain_steps=500, steps=200, contexts=16),
     "gpu": Preset(ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64),
 }
 
