@@ -1,16 +1,17 @@
 """Fetch a file once: what breaks off is gone on with, and nothing gets its name before it is whole and checked."""
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 
-def download(address: str, file: Path, check: Callable[[bytes], object], where: str = "--data-path") -> None:
+def download(address: str, file: Path, check: Callable[[bytes], object]) -> None:
     """Fetch `address` to `file`, unless it is there; `check` raises ValueError for content that cannot be right.
 
     A connection that breaks leaves `file`.part, and the next call asks the server for the rest only. Raises
-    FileNotFoundError, which says what to do by hand; `where` is the option that then names the file.
+    FileNotFoundError, which says what to do by hand.
     """
     if file.is_file():
         return
@@ -23,12 +24,12 @@ def download(address: str, file: Path, check: Callable[[bytes], object], where: 
             if error.code != 416 or not part.exists():  # 416: there is nothing behind what is there already
                 raise
         check(part.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, ValueError):
             part.unlink()  # or every later call would go on with it
         again = "the same command goes on where it broke off, or " if part.exists() else ""
         raise FileNotFoundError(
-            f"cannot download {file.name} ({error}): {again}fetch {address} by hand and give it with {where}"
+            f"cannot download {file.name} ({error}): {again}fetch {address} by hand and give it with --data-path"
         ) from None
     part.replace(file)
 
