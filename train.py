@@ -5,7 +5,8 @@
 3. freeze it                                        random and absent
 
 python train.py                                                      # invented cultures
-python train.py --data voices --data-path tinyshakespeare.txt       # a real text
+python train.py --data voices --preset voices --lr 1e-3              # a real text
+python train.py --data instructions --preset instructions --lr 5e-4  # the paper's own data
 python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
 python train.py --data hard_cultures --methods all --seeds 3 --seconds 90   # the evidence; go on with the same words
 python train.py --report out/hard_cultures                           # its table and figure
@@ -22,8 +23,8 @@ import statistics
 import string
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -110,6 +111,8 @@ PRESETS = {
         ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64, checkpoint=5
     ),
     "default": Preset(),
+    "instructions": Preset(pretrain_steps=2500, steps=400, questions=2),
+    "voices": Preset(pretrain_steps=500, steps=200, contexts=16),
     "gpu": Preset(ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64),
 }
 
@@ -124,6 +127,9 @@ class Settings:
 
     data: str = option("cultures", "a built-in data set, or a file.jsonl of records")
     data_path: str = option("", "the file or folder of a data set that is not generated")
+    descriptions: str = option(
+        "", "a JSON file {context: [text, ...]} of more descriptions, where the data set takes one"
+    )
     contexts: int = option(0, "how many to train on, where the data set can choose; 0 for its own number")
     methods: str = option("frozen,prompt,zhyper-diag", f"comma-separated, or all: {', '.join(METHODS)}")
     preset: str = option("default", f"how large: {', '.join(PRESETS)}")
@@ -427,14 +433,79 @@ def told(system: Zhyper, rows: Sequence[Record]) -> list[str]:
 
 
 @torch.no_grad()
-def evaluate(system: Zhyper, records: list[Record], descriptions: Sequence[str | None] | None) -> dict[str, float]:
-    """Exact-match accuracy, loss per answer token (nats) and number of rows, under those descriptions, one a row."""
-    loss = tokens = exact = 0.0
+def score_rows(
+    system: Zhyper, records: Sequence[Record], descriptions: Sequence[str | None] | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Zhyper.score of any number of records, under those descriptions, one a row: three of (n,), float64 on the CPU."""
+    parts = []
     for start in range(0, len(records), 256):
         rows = slice(start, start + 256)
-        scores = system.score(*columns(records[rows]), None if descriptions is None else descriptions[rows])
-        loss, tokens, exact = (total + s.sum().item() for total, s in zip((loss, tokens, exact), scores, strict=True))
-    return {"accuracy": exact / len(records), "nll": loss / tokens, "n": len(records)}
+        parts.append(system.score(*columns(records[rows]), None if descriptions is None else descriptions[rows]))
+    loss, tokens, exact = (torch.cat(column).double().cpu() for column in zip(*parts, strict=True))
+    return loss, tokens, exact
+
+
+def evaluate(system: Zhyper, records: Sequence[Record], descriptions: Sequence[str | None] | None) -> dict:
+    """`summarise` the scores of those records under those descriptions, one a row."""
+    return summarise(records, score_rows(system, records, descriptions), {})
+
+
+def summarise(
+    records: Sequence[Record], scores: tuple[torch.Tensor, ...], families: Mapping[str, Sequence[str]]
+) -> dict:
+    """Exact-match accuracy, loss per answer token (nats) and number of rows n, from what `score_rows` returned.
+
+    `majority` is the accuracy of always giving a context's most frequent answer, where a context has ten rows or
+    more on average. For each family of contexts that is there, both again: the mean over its contexts.
+    """
+    loss, tokens, exact = scores
+    summary = {"accuracy": exact.mean().item(), "nll": (loss.sum() / tokens.sum()).item(), "n": len(records)}
+    answers, right = defaultdict(Counter), defaultdict(list)
+    for record, is_right in zip(records, exact.tolist(), strict=True):
+        answers[record.context][record.answer] += 1
+        right[record.context].append(is_right)
+    commonest = {context: counts.most_common(1)[0][1] for context, counts in answers.items()}
+    if len(records) >= 10 * len(answers):
+        summary["majority"] = sum(commonest.values()) / len(records)
+    present = {family: [c for c in contexts if c in answers] for family, contexts in families.items()}
+    if any(present.values()):
+        summary["families"] = {
+            family: {
+                "accuracy": statistics.mean(statistics.mean(right[c]) for c in contexts),
+                "majority": statistics.mean(commonest[c] / len(right[c]) for c in contexts),
+            }
+            for family, contexts in present.items()
+            if contexts
+        }
+    return summary
+
+
+def bootstrap(difference: torch.Tensor, tokens: torch.Tensor, seed: int, draws: int = 1000) -> list[float]:
+    """The 95 % interval of a paired difference of losses per token, drawing rows with replacement: [low, high].
+
+    `difference` (n,) is each row's, summed over its `tokens` (n,), so what is hard in a row cancels.
+    """
+    rows = torch.randint(len(tokens), (draws, len(tokens)), generator=torch.Generator().manual_seed(seed))
+    means = difference[rows].sum(1) / tokens[rows].sum(1)
+    return means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+
+
+def retrieval(system: Zhyper, records: Sequence[Record], own: torch.Tensor, rng: random.Random) -> dict[str, float]:
+    """How often the right description gives an answer the lowest loss, among those of up to nine other contexts.
+
+    `own` (n,) is the loss under the right one. A tie counts in part, so `accuracy` is `chance` if no text is read.
+    """
+    said = defaultdict(list)
+    for record in records:
+        said[record.context].append(record.description)
+    others = min(9, len(said) - 1)
+    rivals = [rng.sample([c for c in said if c != record.context], others) for record in records]
+    losses = [own]
+    for column in zip(*rivals, strict=True):
+        losses.append(score_rows(system, records, [rng.choice(said[context]) for context in column])[0])
+    losses = torch.stack(losses)  # (10, n)
+    lowest = losses == losses.min(0).values
+    return {"accuracy": (lowest[0] / lowest.sum(0)).mean().item(), "chance": 1 / (1 + others)}
 
 
 def swapped(records: list[Record], rng: random.Random) -> list[str]:
@@ -472,15 +543,20 @@ def evaluated_splits(data: Data, validate: bool = False) -> tuple[list[str], str
 
 
 def evaluate_all(system: Zhyper, data: Data, limit: int, seed: int, validate: bool = False) -> dict:
-    """The `splits`, `controls` and `margin` of a row of results.json; None for what the system cannot serve."""
+    """The `splits`, `controls` and `margin` of a row of results.json; None for what the system cannot serve.
+
+    For free text also `gaps`, loss per token under another's description and under none minus that under the right
+    one, each with its 95 % interval [gap, low, high]; and `retrieval`.
+    """
     frozen = system.adapter is None and not system.in_prompt
     found, control = evaluated_splits(data, validate)
-    splits, controls, margin = {}, dict.fromkeys(("swapped", "random", "none")), None
+    splits, controls, row = {}, dict.fromkeys(("swapped", "random", "none")), {"margin": None}
     for split in found:
         rows = random.Random(seed).sample(data.split(split), min(limit, len(data.split(split))))
         if system.by_name:
             rows = [row for row in rows if row.context in system.encoder.index]
-        splits[split] = evaluate(system, rows, None if frozen else told(system, rows)) if rows else None
+        right = score_rows(system, rows, None if frozen else told(system, rows)) if rows else None
+        splits[split] = summarise(rows, right, data.families) if rows else None
         if split == control and not system.by_name:
             rng = random.Random(seed)
             texts = {
@@ -488,10 +564,17 @@ def evaluate_all(system: Zhyper, data: Data, limit: int, seed: int, validate: bo
                 "random": [random_text(rng) for _ in rows],
                 "none": [None] * len(rows),
             }
-            controls = {name: evaluate(system, rows, None if frozen else texts[name]) for name in controls}
-            right, wrong = splits[control], controls["swapped"]
-            margin = wrong["nll"] - right["nll"] if data.free_text else right["accuracy"] - wrong["accuracy"]
-    return {"splits": splits, "controls": controls, "margin": margin}
+            scores = {name: score_rows(system, rows, None if frozen else texts[name]) for name in controls}
+            controls = {name: summarise(rows, scores[name], {}) for name in controls}
+            worse = {name: controls[name]["nll"] - splits[split]["nll"] for name in ("swapped", "none")}
+            row["margin"] = splits[split]["accuracy"] - controls["swapped"]["accuracy"]
+            if data.free_text:
+                row["margin"] = worse["swapped"]
+                row["gaps"] = {
+                    name: [gap, *bootstrap(scores[name][0] - right[0], right[1], seed)] for name, gap in worse.items()
+                }
+                row["retrieval"] = retrieval(system, rows, right[0], rng)
+    return {"splits": splits, "controls": controls, **row}
 
 
 # ---- results: one JSON file, one table, one figure
@@ -505,33 +588,71 @@ def grouped(rows: list[dict]) -> list[list[dict]]:
     return list(groups.values())
 
 
+def cell(values: list[float | None], digits: int = 3) -> str:
+    """Over several seeds the mean, and ± the sample standard deviation. A dash is what the method cannot serve."""
+    if None in values:
+        return "–"
+    spread = f" ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
+    return f"{statistics.mean(values):z,.{digits}f}{spread}"
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *body)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
 def table(results: dict) -> str:
     """The results as a Markdown table: accuracy of each split, or loss per token for free text.
 
-    Over several seeds the mean, and ± the sample standard deviation. A dash is what the method cannot serve.
+    A first row for `majority`, if a split has one. Below it a table by families of contexts, or of gaps, if there are.
     """
     measure = results["measure"]
-
-    def cell(values: list[float | None], digits: int = 3) -> str:
-        if None in values:
-            return "–"
-        spread = f" ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
-        return f"{statistics.mean(values):z,.{digits}f}{spread}"
-
     first = results["rows"][0]
     kinds = [(kind, name) for kind in ("splits", "controls") for name in first[kind]]
     whole = ["trainable", "encoder", "contexts", "steps", "seconds"]
     named = [f"({name})" if kind == "controls" else name for kind, name in kinds]
     head = ["method", *whole, *named, "margin"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for rows in grouped(results["rows"]):
+    body, groups = [], grouped(results["rows"])
+    majority = [[(row["splits"].get(name) or {}).get("majority") for row in groups[0]] for name in first["splits"]]
+    if measure == "accuracy" and any(None not in values for values in majority):
+        dashes = len(first["controls"]) + 1
+        body.append(["majority", *["–"] * len(whole), *map(cell, majority), *["–"] * dashes])
+    for rows in groups:
         cells = [cell([row[name] for row in rows], 0) for name in whole]
         for kind, name in kinds:
             scores = [row[kind].get(name) for row in rows]
             cells.append(cell([score and score[measure] for score in scores]))
         cells.append(cell([row["margin"] for row in rows]))
-        lines.append("| " + " | ".join([rows[0]["method"], *cells]) + " |")
-    return "\n".join(lines)
+        body.append([rows[0]["method"], *cells])
+    tables = [markdown(head, body), families_table(groups), gaps_table(results["rows"])]
+    return "\n\n".join(filter(None, tables))
+
+
+def families_table(groups: list[list[dict]]) -> str:
+    """Accuracy for each family of contexts, one line for a family and split, or "" if there are none."""
+
+    def scores(rows: list[dict], split: str, family: str) -> list[dict | None]:
+        return [(row["splits"].get(split) or {}).get("families", {}).get(family) for row in rows]
+
+    body = []
+    for split, score in groups[0][0]["splits"].items():
+        for family in (score or {}).get("families", ()):
+            majority = [score and score["majority"] for score in scores(groups[0], split, family)]
+            methods = [[score and score["accuracy"] for score in scores(rows, split, family)] for rows in groups]
+            body.append([split, family, *map(cell, [majority, *methods])])
+    head = ["split", "family", "majority", *(rows[0]["method"] for rows in groups)]
+    return markdown(head, body) if body else ""
+
+
+def gaps_table(rows: list[dict]) -> str:
+    """For free text, how much worse the controls are, each with its interval, and the retrieval score; or ""."""
+    body = []
+    for row in rows:
+        if "gaps" in row:
+            gaps = [f"{gap:z.3f} [{low:z.3f}, {high:z.3f}]" for gap, low, high in row["gaps"].values()]
+            found = row["retrieval"]
+            body.append([row["method"], str(row["seed"]), *gaps, f"{found['accuracy']:.3f} ({found['chance']:.3f})"])
+    return markdown(["method", "seed", "swapped − right", "none − right", "retrieval (chance)"], body) if body else ""
 
 
 def write_results(folder: Path, results: dict) -> None:
@@ -548,7 +669,13 @@ def read_results(folder: Path) -> dict:
         for row in results["rows"]:
             missing = {"method", "contexts", "trainable", "encoder", "steps", "seconds", "margin"} - set(row)
             scores = [score for kind in ("splits", "controls") for score in row[kind].values() if score is not None]
-            if missing or any(not isinstance(score["accuracy"] + score["nll"], float) for score in scores):
+            numbers = [score[name] for score in scores for name in ("accuracy", "nll")]
+            numbers += [score["majority"] for score in scores if "majority" in score]
+            families = [family for score in scores for family in score.get("families", {}).values()]
+            numbers += [family[name] for family in families for name in ("accuracy", "majority")]
+            numbers += [number for gap in row.get("gaps", {}).values() for number in gap]
+            numbers += [row["retrieval"][name] for name in ("accuracy", "chance") if "gaps" in row]
+            if missing or not all(isinstance(number, float) for number in numbers):
                 raise ValueError("a row is not complete")
         if results["measure"] not in ("accuracy", "nll") or not isinstance(results["settings"], dict):
             raise ValueError("no measure or settings")
@@ -712,7 +839,8 @@ def run_seed(settings: Settings) -> dict:
     """Backbone and methods of one seed; what an earlier start has finished is kept."""
     device, sizes = settings.pick_device(), settings.sizes
     kept_results(settings)  # refuse now, not after reading the data
-    data = datasets.load(settings.data, settings.data_path or None, settings.seed, settings.contexts)
+    options = {"contexts": settings.contexts, "descriptions": settings.descriptions}
+    data = datasets.load(settings.data, settings.data_path or None, settings.seed, **options)
     texts = [*data.documents, *dict.fromkeys(r.description for r in data.split("train"))]
     tokenizer = train_tokenizer(texts, sizes.backbone.vocab)
     torch.manual_seed(settings.seed)

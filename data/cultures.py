@@ -6,11 +6,15 @@ the first one listed, seven times in ten: that bias is what a prompt fails to ov
 
 Facets come in neighbouring pairs, and training cultures come from regions in which the two values of a pair go
 together: of 16 combinations only the 8 of `ALLOWED` ever occur. The cultures of `ood` are made of the other 8.
+
+python -m data.cultures --export example.jsonl    # the first rows of each split, an example for a file of your own
 """
 
+import json
+import os
 import random
 
-from data import Data, Record
+from data import SPLITS, Data, Record
 
 # facet: (three questions, {answer: five clauses}); the first answer is the majority's, the fifth clause is held out
 FACETS = {
@@ -673,3 +677,27 @@ def pretraining_documents(rng: random.Random, trained: list[tuple[str, Culture]]
         facet = rng.choice(NAMES)
         documents.append("".join(ask(rng, facet, 0 if rng.random() < MAJORITY_SHARE else rng.randrange(1, 4))))
     return documents
+
+
+def main() -> None:
+    from zhyper import Parser  # here, as the data itself takes no package
+
+    parser = Parser(prog="python -m data.cultures", description="Write an example of a file of records.")
+    parser.add_argument("--export", required=True, help="the JSONL file to write; it may not exist yet")
+    parser.add_argument("--rows", type=int, default=1000, help="of each split, at most (default: %(default)s)")
+    args = parser.parse_args()
+    if args.rows < 1:
+        raise ValueError(f"rows is {args.rows}: it must be at least 1")
+    if os.path.exists(args.export):
+        raise ValueError(f"{args.export} is there already: remove it, or choose another name")
+    data = load(None, seed=0)
+    rows = [row for split in SPLITS for row in data.split(split)[: args.rows]]
+    with open(args.export, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+    print(f"{len(rows)} records written to {args.export}: check them with python -m data {args.export}")
+
+
+if __name__ == "__main__":
+    from zhyper import one_line_errors
+
+    one_line_errors(main)

@@ -1,22 +1,24 @@
 """Voices of Tiny Shakespeare: the description says who speaks, and the backbone must speak in that voice.
 
 A row is a piece of a speech. The prompt is the end of what was said before, without any name; the answer is the piece.
-Pieces come in blocks of 40 speeches, of which the last 4 are held out, so that no held-out line is a training prompt.
-The backbone is pretrained on the same pieces, names taken out, of everyone but the unseen speakers.
+Pieces come in blocks of 40 speeches. The last 4 are held out, and the 4 before them are for validation; training reads
+neither, also not as a prompt. Five speakers are kept whole for validation and ten for `unseen`, so that settings are
+chosen on the two things that are evaluated, new speeches and new speakers, and on none of the evaluated rows.
+The backbone is pretrained on the pieces that training reads, names taken out.
 
 The text (1.1 MB, public domain) is not part of this project. Download it from
 https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 or let this module do so; it is kept in out/tinyshakespeare.txt.
 """
 
-import urllib.request
 from pathlib import Path
 
 from data import Data, Record
+from data._download import download
 
 ADDRESS = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 PIECE, BEFORE = 160, 60  # characters of an answer and of the prompt before it, at most
-BLOCK, HELD_OUT = 40, 4  # of so many speeches in a row, the last so many are held out
+BLOCK, HELD_OUT = 40, 4  # of so many speeches in a row, the last so many are held out, and as many before them
 
 # who speaks: four descriptions each, the last held out to test a new wording
 SPEAKERS = {
@@ -394,21 +396,14 @@ UNSEEN = (
     "ANGELO",
     "GRUMIO",
 )
+VALIDATION = ("KING RICHARD III", "BRUTUS", "LUCENTIO", "HERMIONE", "LADY CAPULET")
 
 
 def read(path: str | None) -> str:
     """The text of the plays, from a file or downloaded. Raises FileNotFoundError that says how to get it."""
     file = Path(path or "out/tinyshakespeare.txt")
-    if not file.is_file() and path is None:
-        try:
-            with urllib.request.urlopen(ADDRESS, timeout=30) as response:
-                text = response.read()
-        except OSError as error:
-            raise FileNotFoundError(
-                f"cannot download tiny Shakespeare ({error}): fetch {ADDRESS} by hand and give it with --data-path"
-            ) from None
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(text)
+    if path is None:
+        download(ADDRESS, file, bytes.decode)
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}: download {ADDRESS} there, or give another with --data-path")
     try:
@@ -437,19 +432,21 @@ def load(path: str | None, seed: int) -> Data:
     before, usable = "", False  # what was said last, and whether training may read it
     for number, speech in enumerate(read(path).split("\n\n")):
         name, _, text = speech.strip().partition(":\n")
-        held_out = number % BLOCK >= BLOCK - HELD_OUT
+        held_out, validation = number % BLOCK >= BLOCK - HELD_OUT, number % BLOCK >= BLOCK - 2 * HELD_OUT
+        train = not validation and name not in (*UNSEEN, *VALIDATION)
         for piece in pieces(text):
             prompt = before[-BEFORE:].strip() + "\n\n"
             if before and name in SPEAKERS:
                 *known, new = SPEAKERS[name]
                 if name in UNSEEN:
                     records.append(Record(name, known[number % 3], prompt, piece, "unseen"))
+                elif name in VALIDATION or validation and not held_out:
+                    records.append(Record(name, known[number % 3], prompt, piece, "validation"))
                 elif held_out:
                     records.append(Record(name, known[number % 3], prompt, piece, "seen"))
                     records.append(Record(name, new, prompt, piece, "new_wording"))
                 elif usable:
                     records += [Record(name, description, prompt, piece, "train") for description in known]
-            train = not held_out and name not in UNSEEN
             if train and usable:
                 documents.append(prompt + piece)
             before, usable = piece, train

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
+import data.__main__ as checker
 from data import SPLITS, cultures, tasks, voices
 from data.cultures import ALLOWED, ANSWERS, BROKEN, FACETS, NAMES
 from train import random_text, swapped
@@ -150,7 +152,7 @@ def test_a_jsonl_file_gives_its_records(tmp_path):
         (json.dumps(RECORD | {"answer": 3}), "'answer' is 3"),
         (json.dumps(RECORD | {"split": "test"}), "unknown split 'test'"),
         (json.dumps(RECORD | {"answer": "\ud800"}), "not text"),
-        ('{"context": NaN}', "'context' is nan"),
+        ('{"context": NaN}', "NaN is no JSON number"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(line, message, tmp_path):
@@ -182,6 +184,70 @@ def test_a_missing_file_and_an_unknown_name_say_what_would_mend_it(tmp_path):
         data.load("cultures", "somewhere")
 
 
+def test_an_option_that_a_data_set_does_not_take_is_refused(tmp_path):
+    for name in ("cultures", "voices", write(tmp_path / "mine.jsonl", RECORD)):
+        with pytest.raises(ValueError, match="has descriptions of its own: leave out --descriptions"):
+            data.load(name, descriptions="file.json")
+
+
+def test_the_example_of_a_file_of_your_own_is_written_and_passes_its_check(monkeypatch, capsys, tmp_path):
+    path = str(tmp_path / "example.jsonl")
+    code, out, err = cli(cultures, monkeypatch, capsys, "--export", path, "--rows", "40")
+    assert code == 0 and f"check them with python -m data {path}" in out, err
+    assert {record.split for record in data.load(path).records} == set(SPLITS)
+    code, out, _ = cli(checker, monkeypatch, capsys, path)
+    assert code == 0 and "seen: 40 records, " in out and "280 records" not in out and "leak" not in out
+    assert out.splitlines()[-1].startswith(f"{path}: 320 records, ") and out.endswith(" 0 bad lines\n")
+    code, _, err = cli(cultures, monkeypatch, capsys, "--export", path)
+    assert code == 2 and "is there already: remove it" in err and err.count("\n") == 1
+
+
+def test_every_bad_line_of_a_file_of_your_own_is_named(monkeypatch, capsys, tmp_path):
+    good = [RECORD, RECORD | {"context": "b"}, RECORD | {"split": "seen", "prompt": "new"}]
+    path = write(tmp_path / "bad.jsonl", good[0], "{", "", RECORD | {"answer": 3}, *good[1:], "[]")
+    code, out, err = cli(checker, monkeypatch, capsys, path)
+    named = [line for line in out.splitlines() if line.startswith("line ")]
+    assert [line.partition(":")[0] for line in named] == ["line 2", "line 4", "line 7"] and "'answer' is 3" in named[1]
+    assert "train: 2 records, 2 contexts" in out and "seen: 1 records, 1 contexts" in out and "3 bad lines" in out
+    assert code == 2 and "mend the lines above" in err and err.count("\n") == 1
+    for lines in ([RECORD, good[2]], good[:2]):  # one training context; nothing to evaluate
+        code, _, err = cli(checker, monkeypatch, capsys, write(tmp_path / "few.jsonl", *lines))
+        assert code == 2 and "two contexts in train, and another split" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "leak"),
+    [
+        ({"split": "seen"}, "1 rows of seen hold nothing that train does not"),
+        ({"split": "seen", "prompt": "new"}, None),
+        ({"split": "seen", "description": "new"}, None),  # the same question under new words is what a culture is asked
+        ({"split": "seen", "description": "people sing"}, "1 rows of seen hold nothing"),  # known words, another row's
+        ({"split": "new_wording", "prompt": "new"}, "1 rows of new_wording have a description of train"),
+        ({"split": "new_wording", "description": "new"}, None),
+        ({"split": "unseen", "description": "new"}, "1 rows of unseen are of a context of train"),
+        ({"split": "ood", "context": "new"}, None),
+    ],
+)
+def test_leaks_are_told_from_what_only_looks_like_one(changes, leak):
+    other = RECORD | {"description": "people sing", "prompt": "Q: when?\nA:"}
+    records = [data.Record(**fields) for fields in (RECORD, other, RECORD | changes)]
+    lines = checker.leaks(records)
+    assert leak in lines[0] if leak else not lines
+
+
+def test_a_row_on_which_settings_are_chosen_is_not_evaluated_too():
+    row = data.Record(**RECORD | {"split": "validation"})
+    rows = [row, row._replace(split="minimal_pairs"), row._replace(split="seen", prompt="new")]
+    assert [line.partition(",")[0] for line in checker.leaks(rows)] == [
+        "leak: 1 rows of minimal_pairs stand in validation too"
+    ]
+    assert not checker.leaks([row._replace(split=split) for split in ("seen", "minimal_pairs")])
+
+
+def test_the_built_in_cultures_do_not_leak(built):
+    assert not checker.leaks(built.records)
+
+
 def test_speeches_are_cut_between_lines():
     assert voices.pieces("To be,\nor not\nto be", 14) == ["To be,\nor not", "to be"]
 
@@ -192,8 +258,13 @@ def test_held_out_speeches_are_in_no_training_text(tmp_path):
     (tmp_path / "play.txt").write_text("\n\n".join(speeches))
     loaded = data.load("voices", str(tmp_path / "play.txt"))
     trained = "\n".join([r.prompt + r.answer for r in loaded.split("train")] + loaded.documents) + "\n"
-    for record in loaded.split("seen") + loaded.split("new_wording") + loaded.split("unseen"):
+    evaluated = loaded.split("seen") + loaded.split("new_wording") + loaded.split("unseen")
+    for record in evaluated + loaded.split("validation"):
         assert record.answer + "\n" not in trained
+    chosen_on = {record.answer for record in loaded.split("validation")}
+    assert chosen_on.isdisjoint(record.answer for record in evaluated)
+    assert set(voices.VALIDATION) < {record.context for record in loaded.split("validation")}
+    assert set(voices.VALIDATION).isdisjoint(record.context for record in evaluated + loaded.split("train"))
     assert {r.context for r in loaded.split("unseen")} == set(voices.UNSEEN)
     assert not {r.context for r in loaded.split("train")} & set(voices.UNSEEN)
     assert {r.description for r in loaded.split("new_wording")}.isdisjoint(r.description for r in loaded.split("train"))

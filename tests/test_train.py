@@ -27,10 +27,14 @@ from train import (
     RunFolder,
     Settings,
     batches,
+    bootstrap,
     evaluate,
     learning_rate,
     read_results,
+    retrieval,
     run,
+    score_rows,
+    summarise,
     table,
     write_results,
 )
@@ -236,6 +240,8 @@ BAD = [
     (["--seconds", "-5"], "may not be negative"),
     (["--contexts", "1"], "choose 2 to 16384"),
     (["--data", "voices", "--contexts", "16"], "leave out --contexts"),
+    (["--descriptions", "file.json"], "leave out --descriptions"),
+    (["--data", "instructions", "--data-path", "none"], "no folder none"),
     (["--report", "none"], "no results in none"),
     (["--report", "none,none"], "no results in none"),
     (["--preset", ""], "unknown preset ''"),
@@ -306,6 +312,53 @@ def test_data_that_cannot_tell_contexts_apart_is_refused_before_training(keep, m
     assert not (tmp_path / "run").exists()
 
 
+def test_the_majority_is_what_always_saying_a_contexts_commonest_answer_would_score():
+    answers = {"yes or no": " yes" * 15, "capital": " a b c d e f g h i j"}
+    rows = [Record(c, "d", "p", f" {answer}", "seen") for c, several in answers.items() for answer in several.split()]
+    exact = torch.tensor([1.0] * 12 + [0.0] * 13).double()
+    scores = torch.ones(25).double(), torch.full((25,), 2.0).double(), exact
+    families = {"all": ["yes or no", "capital"], "facts": ["capital", "absent"], "none": ["absent"]}
+    summary = summarise(rows, scores, families)
+    assert summary["majority"] == (15 + 1) / 25 and summary["accuracy"] == 12 / 25 and summary["nll"] == 0.5
+    assert summary["families"]["facts"] == {"accuracy": 0.0, "majority": 0.1} and "none" not in summary["families"]
+    assert summary["families"]["all"] == {"accuracy": 0.4, "majority": 0.55}  # the mean over contexts, not over rows
+    assert "majority" not in summarise(rows[:19], tuple(column[:19] for column in scores), {})  # too few to tell
+
+
+def test_the_bootstrap_interval_is_paired_and_holds_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    hard = 50 * torch.rand(400, generator=generator).double()  # how hard a row is, the same for both
+    tokens = torch.full((400,), 10.0).double()
+    gap = 1 + torch.randn(400, generator=generator).double()
+    low, high = bootstrap((hard + gap) - hard, tokens, 0)
+    mean, error = gap.mean().item() / 10, gap.std().item() / 10 / 400**0.5
+    assert low < mean < high and abs((high - low) / (2 * 1.96 * error) - 1) < 0.1
+    assert bootstrap(gap, tokens, 0) == [low, high] != bootstrap(gap, tokens, 1)
+
+
+def test_retrieval_is_right_where_the_text_is_read_and_chance_where_it_is_not(trained):
+    system, data, _ = trained
+    rows = data.split("unseen")
+    scores = score_rows(system, rows, [row.description for row in rows])
+    assert retrieval(system, rows, scores[0], train.random.Random(0)) == {"accuracy": 1.0, "chance": 0.5}
+    frozen = Zhyper(system.tokenizer, system.backbone)
+    scores = score_rows(frozen, rows, [row.description for row in rows])
+    assert retrieval(frozen, rows, scores[0], train.random.Random(0)) == {"accuracy": 0.5, "chance": 0.5}
+
+
+def test_free_text_is_reported_by_gaps_with_intervals_and_by_retrieval(tmp_path):
+    data, more = two_cultures(), " and so on, at such a length that nobody could say it letter by letter"
+    data.records[:] = [record._replace(answer=record.answer + more) for record in data.records]
+    path = write(data, tmp_path / "two.jsonl")
+    results = run(smoke(path, tmp_path / "run", methods="frozen,zhyper-diag", steps=20))
+    frozen, diag = results["rows"]
+    assert frozen["gaps"] == {"swapped": [0, 0, 0], "none": [0, 0, 0]} and frozen["retrieval"]["accuracy"] == 0.5
+    gap, low, high = diag["gaps"]["swapped"]
+    assert low <= gap <= high and abs(gap - diag["margin"]) < 1e-12
+    assert f"| zhyper-diag | 0 | {gap:z.3f} [{low:z.3f}, {high:z.3f}] |" in table(results)
+    assert read_results(tmp_path / "run") == results
+
+
 def fixed_row(method: str, seed: int, accuracy: float) -> dict:
     score = {"accuracy": accuracy, "nll": 1.25, "n": 4}
     row = {"method": method, "seed": seed, "contexts": 2, "trainable": 1234, "encoder": 0, "steps": 3, "seconds": 1.6}
@@ -332,6 +385,22 @@ def test_the_report_of_fixed_results_is_fixed(monkeypatch, capsys, tmp_path):
     code, out, _ = cli(train, monkeypatch, capsys, "--report", str(tmp_path))
     assert code == 0 and out == FIXED_TABLE + "no figure: for that, pip install matplotlib\n"
     assert "| 1.250 ±0.000 |" in table(fixed_results() | {"measure": "nll"})
+
+
+def test_the_table_shows_the_majority_first_and_families_below():
+    results = fixed_results()
+    results["rows"].pop()
+    for row in results["rows"]:
+        score = row["splits"]["seen"]
+        row["splits"]["seen"] = score | {"majority": 0.25, "families": {"facts": {"accuracy": 0.5, "majority": 0.125}}}
+    lines = table(results).splitlines()
+    assert lines[2] == "| majority | – | – | – | – | – | 0.250 ±0.000 | – | – | – |"
+    assert lines[4:] == [
+        "",
+        "| split | family | majority | lora |",
+        "|---|---|---|---|",
+        "| seen | facts | 0.125 ±0.000 | 0.500 ±0.000 |",
+    ]
 
 
 def test_the_report_draws_a_figure_where_matplotlib_is(monkeypatch, capsys, tmp_path):
