@@ -269,8 +269,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the checkpoints of a run that is finished, or is to start again."""
-        for path in self.checkpoints:
-            path.unlink(missing_ok=True)
+        for path in self.path.glob("checkpoint*"):
+            path.unlink()
 
     @contextmanager
     def between_steps(self) -> Iterator[None]:
@@ -299,7 +299,8 @@ def optimise(
 
     Each group brings its peak learning rate. The budget is (steps, seconds): if the second is not 0 the steps are as
     many as fit at the median pace so far, so that a moment in which the machine is busy elsewhere costs no steps.
-    Goes on from the folder's checkpoint if it holds one of this training. Raises ValueError if the loss is no number.
+    Goes on from the folder's checkpoint if it holds one of this training, on a CPU to the same bits. Raises ValueError
+    if the loss is no number any more.
     """
     optimizer = torch.optim.AdamW(groups, fused=True)
     peaks, parameters = [group["lr"] for group in groups], [p for group in groups for p in group["params"]]
@@ -326,15 +327,16 @@ def optimise(
             share = learning_rate(step, steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
-            loss = loss_of(next(stream))
+            rows = next(stream)  # 1. read
+            loss = loss_of(rows)  # 2. predict
             if not math.isfinite(loss.item()):
                 raise ValueError(
                     f"{name}: the loss is {loss.item()} at step {step}, at a learning rate of {peaks[-1] * share:.2g}; "
                     f"the last good checkpoint is of step {saved}: train with a lower --lr, and --force"
                 )
-            loss.backward()
+            loss.backward()  # 3. find out what to change
             nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
+            optimizer.step()  # 4. change it
             optimizer.zero_grad()
             pace.append(time.perf_counter() - start)
             if step % 10 == 0 or step == steps - 1:
@@ -345,7 +347,7 @@ def optimise(
             if seconds:
                 steps = max(step, round(seconds / statistics.median(pace)))
             if step % folder.every == 0 or step == steps or folder.interrupted:
-                save()
+                save()  # 5. keep it
                 saved = step
             if folder.interrupted:
                 raise KeyboardInterrupt(f"{name} stopped at step {step}")

@@ -539,8 +539,8 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(monkeypatch, capsys, tmp
     assert failures >= 11  # options, 2 × 2 checkpoints, twice tokenizer and backbone, the method, twice the results
 
 
-def stop_at_first_checkpoint(monkeypatch, settings: Settings) -> None:
-    """Stop a run as if it were interrupted, when its second checkpoint is written."""
+def stop_at_third_checkpoint(monkeypatch, settings: Settings) -> None:
+    """Stop a run as if it were interrupted, when its third checkpoint is written."""
     saves, save = itertools.count(1), RunFolder.save
 
     def save_and_stop(folder, *state):
@@ -557,7 +557,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(monkeypat
     path = write(two_cultures(), tmp_path / "two.jsonl")
     run(smoke(path, tmp_path / "whole", methods="zhyper-diag-paper"))
     job = smoke(path, tmp_path / "run", methods="zhyper-diag-paper")
-    stop_at_first_checkpoint(monkeypatch, job)
+    stop_at_third_checkpoint(monkeypatch, job)
     last = tmp_path / "run/checkpoint.pt"
     last.write_bytes(last.read_bytes()[:-1000])
     capsys.readouterr()
@@ -586,7 +586,7 @@ def test_an_altered_checkpoint_is_passed_over_or_read_as_it_was(noise, at, cut):
 
 def test_a_checkpoint_of_other_settings_is_refused_with_both_values(monkeypatch, tmp_path):
     job = smoke(write(two_cultures(), tmp_path / "two.jsonl"), tmp_path / "run", methods="lora")
-    stop_at_first_checkpoint(monkeypatch, job)
+    stop_at_third_checkpoint(monkeypatch, job)
     with pytest.raises(ValueError, match="saved with steps 3, here is steps 4.*--force"):
         run(replace(job, steps=4))
     run(replace(job, steps=4, force=True))
