@@ -8,7 +8,7 @@ python train.py                                                      # invented 
 python train.py --data voices --preset voices --lr 1e-3              # a real text
 python train.py --data instructions --preset instructions --lr 5e-4  # the paper's own data
 python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
-python train.py --data hard_cultures --methods all --seeds 3 --seconds 90   # the evidence; go on with the same words
+python train.py --data hard_cultures --methods all --seeds 3 --seconds 120   # the evidence; goes on if stopped
 python train.py --report out/hard_cultures                           # its table and figure
 python train.py --resume                                             # go on with a run that was stopped
 """
@@ -714,16 +714,18 @@ def draw(results: dict, figure) -> None:
             scores = [row["splits"][split][measure] for row in rows if row["splits"][split]]
             if not scores:
                 continue
-            name, colour = rows[0]["method"], f"C{number}"
+            name, colour, marker = rows[0]["method"], f"C{number}", "os^"[number // 10]  # ten colours, then another
             mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0
             if rows[0]["trainable"]:
-                panel.errorbar(rows[0]["trainable"], mean, spread, fmt="o", capsize=3, color=colour, label=name)
+                panel.errorbar(rows[0]["trainable"], mean, spread, fmt=marker, capsize=3, color=colour, label=name)
             else:
                 panel.axhline(mean, linestyle=":", color=colour, label=name)
         panel.set(title=split, xscale="log", xlabel="trained parameters (encoder apart)")
     panel.figure.axes[0].set_ylabel("accuracy" if measure == "accuracy" else "loss per token (nats)")
-    handles, labels = figure.axes[splits.index("unseen") if "unseen" in splits else 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    named = {
+        name: handle for panel in figure.axes for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(named.values(), named, loc="outside right center", frameon=False)
 
 
 # ---- the main job
