@@ -11,7 +11,8 @@ every fact of `ANIMALS`, but it has never been told which task is meant. A sixth
 their own: the training wordings of the trained tasks, none that is held out and none of an unseen task.
 
 Of the inputs of each family 15 % are reserved by a hash: no document and no row of `train` has one, in any task;
-all other splits use nothing else. That goes for pairs of animals too: the pair is new, each animal of it is not.
+all other splits use nothing else, `validation` a third of them that is its own. That goes for pairs of animals too: the
+pair is new, each animal of it is not.
 `minimal_pairs` asks two opposite tasks of one input, in a wording in which only the opposite words differ. There is
 no `ood` and no `locality`: a task has no combination of values to break, and leaves nothing of its input unsaid.
 """
@@ -97,7 +98,8 @@ UNSEEN = {  # never trained; possible in principle, since trained tasks show eac
     "home_last",  # home_first and home_both: which fact; sound_last and young_last: of which animal
 }
 DRAWS, DOCUMENTS, MAJORITY_SHARE = 150, 10_000, 0.5  # rows a wording, documents with an input, share of the majority
-EVALUATED, RESERVED = 480, 15  # rows of each other split, and the percentage of inputs only these use
+EVALUATED = 480  # rows of each other split
+VALIDATION, RESERVED = 5, 15  # per cent of inputs that only validation uses, and that it and the evaluated splits use
 
 OPPOSITES = (
     "first last, start end, starts ends, opens closes, before after, left right, up down, big small, high low, "
@@ -277,10 +279,11 @@ def read_wordings(text: str) -> dict[str, list[str]]:
 WORDINGS = read_wordings(TEXT)
 
 
-def is_reserved(items: list[str], seed: int) -> bool:
-    """Whether an input is for evaluation only, by a hash that is the same in every process."""
+def use_of(items: list[str], seed: int) -> str:
+    """What an input is for, by a hash that is the same in every process: train, validation or evaluation."""
     digest = hashlib.sha256(f"{seed} {' '.join(items)}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % 100 < RESERVED
+    percent = int.from_bytes(digest[:8], "big") % 100
+    return "validation" if percent < VALIDATION else "evaluation" if percent < RESERVED else "train"
 
 
 def load(path: str | None, seed: int) -> Data:
@@ -289,11 +292,11 @@ def load(path: str | None, seed: int) -> Data:
         raise ValueError("the data set tasks is generated: leave out --data-path")
     rng = random.Random(seed)
 
-    def draw(family: str, reserved: bool) -> list[str]:
+    def draw(family: str, use: str) -> list[str]:
         pool, lengths = FAMILIES[family]
         while True:
             items = rng.sample(pool, rng.choice(lengths))
-            if is_reserved(items, seed) == reserved:
+            if use_of(items, seed) == use:
                 return items
 
     def row(task: Task, wording: str, items: list[str], split: str) -> Record:
@@ -302,21 +305,22 @@ def load(path: str | None, seed: int) -> Data:
     trained = [task for task in TASKS if task.name not in UNSEEN]
     unseen = [task for task in TASKS if task.name in UNSEEN]
     known = [(task, wording) for task in trained for wording in WORDINGS[task.name][:10]]
-    records = [row(t, wording, draw(t.family, False), "train") for t, wording in known for _ in range(DRAWS)]
+    records = [row(t, wording, draw(t.family, "train"), "train") for t, wording in known for _ in range(DRAWS)]
     for split, tasks, wordings in (
         ("validation", trained, slice(10)),
         ("seen", trained, slice(10)),
         ("new_wording", trained, slice(10, 12)),
         ("unseen", unseen, slice(12)),
     ):
+        use = "validation" if split == "validation" else "evaluation"
         for number in range(EVALUATED):
             task = tasks[number % len(tasks)]
             wording = rng.choice(WORDINGS[task.name][wordings])
-            records.append(row(task, wording, draw(task.family, True), split))
+            records.append(row(task, wording, draw(task.family, use), split))
     opposites = [(a, b) for a in trained for b in trained if a.name < b.name and flip(a.name) == b.name]
     for number in range(EVALUATED // 2):
         (a, b), wording = opposites[number % len(opposites)], rng.randrange(10)
-        items = draw(a.family, True)
+        items = draw(a.family, "evaluation")
         records += [row(task, WORDINGS[task.name][wording], items, "minimal_pairs") for task in (a, b)]
 
     documents = [wording for _, wording in known] * round(DOCUMENTS / 5 / len(known))
@@ -324,7 +328,7 @@ def load(path: str | None, seed: int) -> Data:
         family = rng.choice(list(FAMILIES))
         majority, *others = [task for task in TASKS if task.family == family]
         task = majority if rng.random() < MAJORITY_SHARE else rng.choice(others)
-        items = draw(family, False)
+        items = draw(family, "train")
         documents.append(f"In: {' '.join(items)}\nOut:{task.answer(items)}")
     rng.shuffle(documents)
     return Data("tasks", records, documents, template="In: {}\nOut:")

@@ -348,6 +348,12 @@ def test_no_task_wording_or_input_that_is_held_out_occurs_in_training(asked_of_t
             assert record.description not in read_in_training
 
 
+def test_no_input_on_which_settings_are_chosen_is_evaluated_again(asked_of_tasks):
+    chosen_on = {(r.context, r.prompt) for r in asked_of_tasks.split("validation")}
+    others = [r for r in asked_of_tasks.records if r.split not in ("train", "validation")]
+    assert others and not chosen_on & {(r.context, r.prompt) for r in others}
+
+
 def test_opposite_tasks_are_asked_of_one_input_in_words_that_differ_only_in_the_opposites(asked_of_tasks):
     rows = asked_of_tasks.split("minimal_pairs")
     for a, b in zip(rows[::2], rows[1::2], strict=True):
