@@ -566,6 +566,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(monkeypat
     assert same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # of an altered file
 @settings(max_examples=200, deadline=None)
 @given(noise=st.binary(max_size=12), at=st.floats(0, 1), cut=st.integers(0, 3000) | st.just(10**9))
 def test_an_altered_checkpoint_is_passed_over_or_read_as_it_was(noise, at, cut):

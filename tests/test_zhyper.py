@@ -505,11 +505,10 @@ class Terminal:
 
     def __init__(self, run):
         self.master, slave = os.openpty()
-        command, streams = (
-            [sys.executable, "zhyper.py", "chat", "--run", str(run)],
-            dict.fromkeys(("stdin", "stdout", "stderr"), slave),
-        )
-        self.child = subprocess.Popen(command, cwd=ROOT, **streams)
+        command = [sys.executable, "zhyper.py", "chat", "--run", str(run)]
+        earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
+        self.child = subprocess.Popen(command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave)
+        signal.signal(signal.SIGINT, earlier)
         os.close(slave)
 
     def read(self, end: str = "> ") -> str:
