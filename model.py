@@ -65,7 +65,6 @@ class Cache:
         shape = (config.layers, rows, config.heads, size, config.width // config.heads)
         self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
         self.length = torch.zeros(rows, dtype=torch.long, device=device)
-        self.rows = torch.arange(rows, device=device)[:, None]
         self.slots = torch.arange(size, device=device)
 
     def positions(self, t: int) -> Tensor:
@@ -80,9 +79,8 @@ class Cache:
 
     def store(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put k and v (b, h, t, d/h) at `positions`; return all keys and values, (b, h, size, d/h)."""
-        self.k[layer][self.rows, :, self.at] = k.transpose(1, 2)
-        self.v[layer][self.rows, :, self.at] = v.transpose(1, 2)
-        return self.k[layer], self.v[layer]
+        at = self.at[:, None, :, None].expand_as(k)
+        return self.k[layer].scatter_(2, at, k), self.v[layer].scatter_(2, at, v)
 
 
 class Attention(nn.Module):
