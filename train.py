@@ -11,26 +11,31 @@ python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own r
 python train.py --data hard_cultures --methods all --seeds 3 --seconds 120   # the evidence; goes on if stopped
 python train.py --report out/hard_cultures                           # its table and figure
 python train.py --resume                                             # go on with a run that was stopped
+torchrun --nproc-per-node 2 train.py                                 # on several devices, or machines, at once
 """
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import math
+import os
 import random
 import signal
 import statistics
 import string
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 try:
@@ -85,6 +90,7 @@ METHODS = {
     "zhyper-square": Method("zhyper-square", lr=1e-3),
     "zhyper-square-paper": Method("zhyper-square", trunk="paper", lr=5e-4),
 }
+DTYPES = "fp32", "bf16"
 ORACLE_CONTEXTS = 32  # a LoRA for each is dear, so the oracle has a sample of them
 
 
@@ -94,16 +100,18 @@ class Preset:
 
     backbone: ModelConfig = ModelConfig()
     encoder: ModelConfig = ModelConfig(layers=2)
-    pretrain_steps: int = 400
-    pretrain_lr: float = 2e-3
-    steps: int = 1000  # of adapter training ...
+    pretrain_steps: int = 350
+    pretrain_lr: float = 4e-3
+    steps: int = 560  # of adapter training ...
     seconds: int = 0  # ... or, if not 0, as many as fit into these
-    batch: int = 16  # rows a step in pretraining ...
+    batch: int = 8  # rows a step in pretraining ...
     row: int = 128  # ... and tokens of each
     contexts: int = 32  # descriptions a step in adapter training ...
     questions: int = 4  # ... and rows for each, at most
     evaluate: int = 1 << 30  # rows of a split, at most
     checkpoint: int = 100  # steps between two checkpoints
+    accumulate: int = 1  # parts that a step's rows are read in, one after another
+    dtype: str = "fp32"
 
 
 PRESETS = {
@@ -111,9 +119,17 @@ PRESETS = {
         ModelConfig(512, 2, 2, 64), ModelConfig(512, 1, 2, 64), pretrain_steps=60, steps=40, evaluate=64, checkpoint=5
     ),
     "default": Preset(),
-    "instructions": Preset(pretrain_steps=2500, steps=400, questions=2),
-    "voices": Preset(pretrain_steps=500, steps=200, contexts=16),
-    "gpu": Preset(ModelConfig(4096, 6, 6, 384, 512), ModelConfig(4096, 4, 6, 384, 512), 3000, 1e-3, 3000, contexts=64),
+    "instructions": Preset(pretrain_steps=2500, pretrain_lr=2e-3, batch=16, steps=400, questions=2),
+    "voices": Preset(pretrain_steps=500, pretrain_lr=2e-3, batch=16, steps=200, contexts=16),
+    "gpu": Preset(
+        ModelConfig(4096, 6, 6, 384, 512),
+        ModelConfig(4096, 4, 6, 384, 512),
+        pretrain_steps=3000,
+        pretrain_lr=1e-3,
+        batch=16,
+        steps=3000,
+        contexts=64,
+    ),
 }
 
 
@@ -145,6 +161,9 @@ class Settings:
     steps: int = option(0, "of adapter training; 0 leaves the preset's")
     seconds: int = option(0, "of adapter training in place of steps, the same for every method")
     lr: float = option(0.0, "peak learning rate of every method; 0 leaves each its own")
+    accumulate: int = option(1, "parts that a step's rows are read in, one after another: the same, in less memory")
+    dtype: str = option("fp32", f"of the products in training, {' or '.join(DTYPES)}; weights and evaluation are fp32")
+    compile: bool = option(False, "let torch.compile make code for this machine: pays on a GPU, in long runs")
     validate: bool = option(False, "evaluate on the split kept for choosing settings, and on no other")
     report: str = option("", "train nothing; print the table of these run folders (comma-separated), draw the figure")
 
@@ -153,11 +172,13 @@ class Settings:
             check_choice("method", name, METHODS)
         check_choice("preset", self.preset, PRESETS)
         check_choice("device", self.device, ["auto", "cuda", "mps", "cpu"])
+        check_choice("dtype", self.dtype, DTYPES)
         for name in ("rank", "steps", "seconds", "lr", "seed", "contexts"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it may not be negative")
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}: it must be at least 1")
+        for name in ("seeds", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in self.chosen:
             if METHODS[name].kind:
                 self.adapter_config(METHODS[name])
@@ -174,7 +195,8 @@ class Settings:
     @property
     def sizes(self) -> Preset:
         preset = PRESETS[self.preset]
-        return replace(preset, steps=self.steps or preset.steps, seconds=self.seconds)
+        how = {"seconds": self.seconds, "accumulate": self.accumulate, "dtype": self.dtype}
+        return replace(preset, steps=self.steps or preset.steps, **how)
 
     @property
     def identity(self) -> dict:
@@ -192,7 +214,67 @@ class Settings:
         name = next(name for name in found if found[name]) if self.device == "auto" else self.device
         if not found[name]:
             raise ValueError(f"this machine has no {name}: choose --device auto or cpu")
+        if self.dtype == "bf16" and not has_bf16(name):
+            raise ValueError(f"this machine's {name} has no products in bf16: choose --dtype fp32")
         return torch.device(name)
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device multiplies in bf16 faster than in fp32; elsewhere it would only be emulated."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    able = torch.cpu.get_capabilities()
+    return device == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+# ---- several processes, one for each device: torchrun starts this file in each
+
+
+def rank() -> int:
+    """Which of the processes this is; 0 is the one that writes."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def processes() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def over_all(number: float) -> float:
+    """The sum of every process's number."""
+    total = torch.tensor(number, dtype=torch.float64)
+    if processes() > 1:
+        distributed.all_reduce(total)
+    return total.item()
+
+
+@contextlib.contextmanager
+def joined(settings: Settings) -> Iterator[Settings]:
+    """Under torchrun: have this process and the others do one run together.
+
+    Each does the whole job from the same seed, and of every step's rows takes its own part; gradients are averaged.
+    So all have the same weights, those of a single process. Rank 0 alone writes the run folder: the others begin
+    with a copy of it, and throw away what they write.
+    """
+    if not distributed.is_torchelastic_launched():
+        yield settings
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group()
+    try:
+        files = {str(p.relative_to(settings.run)): p.read_bytes() for p in settings.run.rglob("*") if p.is_file()}
+        said = [settings, files]
+        distributed.broadcast_object_list(said)  # what rank 0 has
+        if rank() == 0:
+            yield settings
+            return
+        with tempfile.TemporaryDirectory() as copy, contextlib.redirect_stdout(io.StringIO()):
+            for name, content in said[1].items():
+                (Path(copy) / name).parent.mkdir(parents=True, exist_ok=True)
+                (Path(copy) / name).write_bytes(content)
+            yield replace(said[0], out=copy)
+    finally:
+        distributed.destroy_process_group()
 
 
 # ---- the two training loops
@@ -272,12 +354,12 @@ class RunFolder:
         for path in self.path.glob("checkpoint*"):
             path.unlink()
 
-    @contextmanager
+    @contextlib.contextmanager
     def between_steps(self) -> Iterator[None]:
         """Have Ctrl-C wait for the end of a step, where a checkpoint can be written."""
 
         def note(*_):
-            self.interrupted = True
+            self.interrupted = rank() == 0  # the others are ended when it has written its checkpoint
 
         earlier = signal.signal(signal.SIGINT, note)
         try:
@@ -288,19 +370,22 @@ class RunFolder:
 
 def optimise(
     name: str,
+    model: nn.Module,
     trained: nn.Module,
     groups: list[dict],
     budget: tuple[int, int],
     stream: Iterator,
     loss_of: Callable[..., Tensor],
+    sizes: Preset,
     folder: RunFolder,
 ) -> tuple[int, float]:
     """AdamW on the loss of one batch of `stream` after another, clipped at norm 1; returns steps and seconds.
 
-    Each group brings its peak learning rate. The budget is (steps, seconds): if the second is not 0 the steps are as
-    many as fit at the median pace so far, so that a moment in which the machine is busy elsewhere costs no steps.
-    Goes on from the folder's checkpoint if it holds one of this training, on a CPU to the same bits. Raises ValueError
-    if the loss is no number any more.
+    `loss_of(model, rows, part)` is what a part of the rows, a slice, adds to the loss of all. `trained` is what of the
+    model is trained; each group brings its peak learning rate. The budget is (steps, seconds): if the second is not 0
+    the steps are as many as fit at the median pace so far, so that a moment in which the machine is busy elsewhere
+    costs no steps. Goes on from the folder's checkpoint if it holds one of this training, on a CPU to the same bits.
+    Raises ValueError if the loss is no number any more.
     """
     optimizer = torch.optim.AdamW(groups, fused=True)
     peaks, parameters = [group["lr"] for group in groups], [p for group in groups for p in group["params"]]
@@ -320,28 +405,37 @@ def optimise(
     saved = step
     for _ in range(step):
         next(stream)
-    bar = tqdm(total=None if seconds else steps, initial=step, desc=name, mininterval=1)
+    parts = sizes.accumulate * processes()
+    mine = [slice(part, None, parts) for part in range(rank(), parts, processes())]
+    if processes() > 1:
+        model = DistributedDataParallel(model, broadcast_buffers=False)  # averages the gradients in every backward
+    autocast = torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=sizes.dtype == "bf16")
+    bar = tqdm(total=None if seconds else steps, initial=step, desc=name, mininterval=1, disable=rank() > 0)
     with folder.between_steps(), bar:
         while step < steps:
             start = time.perf_counter()
-            share = learning_rate(step, steps)
+            share, loss = learning_rate(step, steps), 0.0
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
             rows = next(stream)  # 1. read
-            loss = loss_of(rows)  # 2. predict
-            if not math.isfinite(loss.item()):
+            for part in mine:
+                with autocast:
+                    added = loss_of(model, rows, part)  # 2. predict
+                (processes() * added).backward()  # 3. find out what to change
+                loss += added.item()
+            loss = over_all(loss)
+            if not math.isfinite(loss):
                 raise ValueError(
-                    f"{name}: the loss is {loss.item()} at step {step}, at a learning rate of {peaks[-1] * share:.2g}; "
+                    f"{name}: the loss is {loss} at step {step}, at a learning rate of {peaks[-1] * share:.2g}; "
                     f"the last good checkpoint is of step {saved}: train with a lower --lr, and --force"
                 )
-            loss.backward()  # 3. find out what to change
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()  # 4. change it
             optimizer.zero_grad()
-            pace.append(time.perf_counter() - start)
+            pace.append(over_all((time.perf_counter() - start) / processes()))
             if step % 10 == 0 or step == steps - 1:
-                bar.set_postfix(loss=f"{loss.item():.3f}")
-                folder.log(name, step, f"{loss.item():.5f}", f"{share:.4f}", f"{sum(pace):.2f}")
+                bar.set_postfix(loss=f"{loss:.3f}")
+                folder.log(name, step, f"{loss:.5f}", f"{share:.4f}", f"{sum(pace):.2f}")
             step += 1
             bar.update()
             if seconds:
@@ -368,16 +462,17 @@ def pretrain(system: Zhyper, documents: list[str], sizes: Preset, seed: int, fol
             row += rng.choice(rows)
         return row[: length + 1]
 
-    def loss_of(rows: list[list[int]]) -> Tensor:
-        ids = torch.tensor(rows, device=system.device)  # (b, t+1)
-        return nn.functional.cross_entropy(system.backbone(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    def loss_of(model: nn.Module, rows: list[list[int]], part: slice) -> Tensor:
+        ids = torch.tensor(rows[part], device=system.device)  # (b, t+1)
+        loss = nn.functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1).float(), ids[:, 1:].flatten())
+        return loss * (len(ids) / len(rows))
 
     stream = iter(lambda: [packed() for _ in range(sizes.batch)], None)
-    system.backbone.requires_grad_(True).train()
-    groups = [{"params": list(system.backbone.parameters()), "lr": sizes.pretrain_lr}]
+    model = system.backbone.requires_grad_(True).train()
+    groups = [{"params": list(model.parameters()), "lr": sizes.pretrain_lr}]
     budget = sizes.pretrain_steps, 0
-    _, seconds = optimise("pretrain", system.backbone, groups, budget, stream, loss_of, folder)
-    system.backbone.requires_grad_(False).eval()
+    _, seconds = optimise("pretrain", model, model, groups, budget, stream, loss_of, sizes, folder)
+    model.requires_grad_(False).eval()
     return seconds
 
 
@@ -405,9 +500,9 @@ def fit(
     Returns the number of steps, and the seconds they took.
     """
 
-    def loss_of(rows: list[Record]) -> Tensor:
-        loss, tokens, _ = system.score(*columns(rows), told(system, rows))
-        return loss.sum() / tokens.sum()
+    def loss_of(model: nn.Module, rows: list[Record], part: slice) -> Tensor:
+        loss, _, _ = model(*columns(rows[part]), told(system, rows[part]), told(system, rows))
+        return loss.sum() / (sum(map(len, system.ids(columns(rows)[1]))) + len(rows))  # an <end> behind each answer
 
     trained = nn.ModuleList(module for module in (system.encoder, system.adapter) if module is not None)
     shared = [p for n, p in system.adapter.named_parameters() if n.startswith(("A.", "B."))]
@@ -416,8 +511,12 @@ def fit(
     groups = [{"params": shared, "lr": 3 * lr}, {"params": rest, "lr": lr}]  # A and B serve all: they may move faster
     groups = [group for group in groups if group["params"]]
     stream = batches(records, sizes.contexts, sizes.questions, random.Random(seed))
+    for module in system.adapter.modules():
+        if isinstance(module, nn.BatchNorm1d):  # each part of a step shows it the same: together they count once
+            module.momentum = 1 - 0.9 ** (1 / sizes.accumulate)
     system.train()
-    spent = optimise(name, trained, groups, (sizes.steps, sizes.seconds), stream, loss_of, folder)
+    budget = sizes.steps, sizes.seconds
+    spent = optimise(name, system, trained, groups, budget, stream, loss_of, sizes, folder)
     system.eval()
     return spent
 
@@ -783,6 +882,8 @@ def run_method(name: str, base: Zhyper, data: Data, settings: Settings, folder: 
         elif ADAPTERS[method.kind].conditioned:
             encoder = Encoder(replace(sizes.encoder, vocab=base.backbone.config.vocab))
         adapter = build_adapter(config, base.backbone.config, encoder.width if encoder else 0)
+    if encoder and settings.compile:
+        encoder.compile(dynamic=True)
     system = Zhyper(base.tokenizer, base.backbone, encoder, adapter, method.in_prompt, data.template).to(base.device)
     steps, seconds = 0, 0.0
     if adapter:
@@ -817,7 +918,7 @@ def kept_results(settings: Settings, made_of: dict | None = None) -> dict | None
     return results
 
 
-@contextmanager
+@contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; the system lets go of it however the process ends.
 
@@ -842,6 +943,11 @@ def write_options(settings: Settings) -> None:
 def run_seed(settings: Settings) -> dict:
     """Backbone and methods of one seed; what an earlier start has finished is kept."""
     device, sizes = settings.pick_device(), settings.sizes
+    fewest = min(sizes.batch, *(METHODS[name].contexts or sizes.contexts for name in settings.chosen))  # rows a step
+    if sizes.accumulate * processes() > fewest:
+        raise ValueError(
+            f"{processes()} processes, accumulate {sizes.accumulate}: a step may have only {fewest} rows: choose fewer"
+        )
     kept_results(settings)  # refuse now, not after reading the data
     options = {"contexts": settings.contexts, "descriptions": settings.descriptions}
     data = datasets.load(settings.data, settings.data_path or None, settings.seed, **options)
@@ -849,6 +955,8 @@ def run_seed(settings: Settings) -> dict:
     tokenizer = train_tokenizer(texts, sizes.backbone.vocab)
     torch.manual_seed(settings.seed)
     base = Zhyper(tokenizer, GPT(replace(sizes.backbone, vocab=tokenizer.get_vocab_size()))).to(device)
+    if settings.compile:
+        base.backbone.features = torch.compile(base.backbone.features, dynamic=True)
     check_data(base, data, settings)
     records = hashlib.sha256(repr((data.records, data.documents)).encode()).hexdigest()[:12]
     made_of = {"records": records, "tokenizer": tokenizer_fingerprint(tokenizer)}
@@ -856,7 +964,7 @@ def run_seed(settings: Settings) -> dict:
         folder = RunFolder(settings.run, settings.identity | made_of, sizes.checkpoint)
         results = kept_results(settings, made_of)
         if results:
-            base = Zhyper.load_backbone(settings.run).to(device)
+            base.backbone.load_state_dict(Zhyper.load_backbone(settings.run).backbone.state_dict())
             check_same("backbone", fingerprint(base.backbone.state_dict()), results["backbone"])
         else:
             if settings.force:
@@ -925,12 +1033,13 @@ def main() -> None:
     if settings.report:
         return report([Path(folder) for folder in settings.report.split(",")])
     try:
-        results = run(settings)
+        with joined(settings) as settings:
+            results = run(settings)
+            print(table(results))
+            print(f"{time.perf_counter() - start:.0f} seconds in all; written to {settings.run}")
     except KeyboardInterrupt as stop:
         print(f"{stop or 'stopped'}; go on with: python train.py --resume --out {settings.run}", file=sys.stderr)
         sys.exit(130)
-    print(table(results))
-    print(f"{time.perf_counter() - start:.0f} seconds in all; written to {settings.run}")
 
 
 if __name__ == "__main__":

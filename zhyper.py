@@ -26,7 +26,7 @@ import sys
 import time
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +41,7 @@ from model import GPT, Cache, ContextTable, Encoder, ModelConfig
 
 PAD, END = 0, 1  # the ids of <pad> and <end>
 FORMAT = 2  # of the saved files; a reader of another number refuses
-TOGETHER = 64  # texts encoded at once: more do not fit into a processor's cache
+TOGETHER = {"descriptions": 16, "rows": 64}  # read at once on a CPU: more do not fit into its cache
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> tokenizers.Tokenizer:
@@ -69,6 +69,21 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows], device=device)
+
+
+def by_length(lengths: Sequence[int], most: int, network: Callable[[list[int]], Tensor]) -> Tensor:
+    """What `network` makes of the rows with the numbers it is given, for all rows, in their order.
+
+    It is given at most so many at once, of like length, so that little is spent on padding.
+
+    >>> by_length([1, 3, 1, 2], 2, lambda some: print(some) or torch.tensor(some))
+    [0, 2]
+    [3, 1]
+    tensor([0, 1, 2, 3])
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    parts = [network(order[at : at + most]) for at in range(0, len(order), most)]
+    return torch.cat(parts)[torch.tensor(order, device=parts[0].device).argsort()]
 
 
 class Mix(NamedTuple):
@@ -157,12 +172,16 @@ class Zhyper(nn.Module):
         if self.by_name:
             return self.encoder(descriptions)
         rows = self.ids(descriptions, "description", self.encoder.config.context)
-        order = list(range(len(rows)))
-        if len(rows) > TOGETHER:
-            order.sort(key=lambda i: len(rows[i]))  # texts of like length together: little is spent on padding
-        parts = [[rows[i] for i in order[at : at + TOGETHER]] for at in range(0, len(rows), TOGETHER)]
-        c = torch.cat([self.encoder(ids, ids != PAD) for ids in (pad(part, self.device) for part in parts)])
-        return c[torch.tensor(order, device=self.device).argsort()]
+
+        def encode(some: list[int]) -> Tensor:
+            ids = pad([rows[i] for i in some], self.device)
+            return self.encoder(ids, ids != PAD)
+
+        return by_length(list(map(len, rows)), self.together("descriptions", len(rows)), encode)
+
+    def together(self, what: str, many: int) -> int:
+        """How many of so many descriptions or rows to read at once."""
+        return TOGETHER[what] if self.device.type == "cpu" else many
 
     def embed_contexts(self, contexts: Sequence[Context]) -> Tensor:
         """c of each context, (n, d): of a mix it is interpolated; of None it is the encoder's mean over contexts."""
@@ -173,11 +192,12 @@ class Zhyper(nn.Module):
             c[None] = self.adapter.trunk.centre.running_mean
         return torch.stack([torch.lerp(c[x[0]], c[x[1]], x[2]) if isinstance(x, Mix) else c[x] for x in contexts])
 
-    def adapt(self, contexts: Sequence[Context]) -> Adapters:
+    def adapt(self, contexts: Sequence[Context], step: Sequence[Context] = ()) -> Adapters:
         """The update of every site, row i for contexts[i]; equal contexts are encoded once.
 
-        None stands for "no description": an adapter that has been told nothing. Raises ValueError for a backbone
-        whose weights hold an update already.
+        None stands for "no description": an adapter that has been told nothing. `step` is for training on a part of
+        a step's rows: all its contexts, because BatchNorm centres each by the others. Raises ValueError for a
+        backbone whose weights hold an update already.
         """
         if self.adapter is None:
             return {}
@@ -185,9 +205,10 @@ class Zhyper(nn.Module):
             raise ValueError("the backbone is merged already, and would be adapted twice: load the frozen one again")
         if not self.adapter.conditioned:
             return self.adapter()
-        number = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
+        number = {context: i for i, context in enumerate(dict.fromkeys([*step, *contexts]))}
         index = torch.tensor([number[context] for context in contexts], device=self.device)
-        updates = self.adapter(self.embed_contexts(list(number)))
+        with torch.autocast(self.device.type, enabled=False):  # what tells texts apart is finer than bf16
+            updates = self.adapter(self.embed_contexts(list(number)))
         return {site: update.rows(index) for site, update in updates.items()}
 
     def prompt_ids(self, prompts: Sequence[str], descriptions: Sequence[Context] | None) -> list[list[int]]:
@@ -202,27 +223,42 @@ class Zhyper(nn.Module):
     # ---- updates to answers
 
     def score(
-        self, prompts: Sequence[str], answers: Sequence[str], descriptions: Sequence[Context] | None
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        descriptions: Sequence[Context] | None,
+        step: Sequence[Context] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """How well each answer fits: its loss summed over tokens (nats), its number of tokens, exact or not; each (b,).
 
         An answer is exact if greedy generation would write it and then stop: one pass tells, because generation
-        would read the same tokens. Without descriptions it is the frozen model that is scored.
+        would read the same tokens. Without descriptions it is the frozen model that is scored. `step` as in `adapt`.
         """
         asked = self.prompt_ids(prompts, descriptions)
         answered = [[*row, END] for row in self.ids(answers, "answer")]
-        ids = pad([p + a for p, a in zip(asked, answered, strict=True)], self.device)  # (b, t)
-        at = torch.arange(ids.shape[1] - 1, device=self.device)
-        start = torch.tensor([len(p) - 1 for p in asked], device=self.device)
-        count = torch.tensor([len(a) for a in answered], device=self.device)
-        predicts = (at >= start[:, None]) & (at < (start + count)[:, None])  # (b, t-1): these predict the answer
-        features = self.backbone.features(ids[:, :-1], {} if descriptions is None else self.adapt(descriptions))
-        logits, target = self.backbone.logits(features[predicts]), ids[:, 1:][predicts]  # answer tokens only
-        row = predicts.nonzero()[:, 0]
-        loss = F.cross_entropy(logits.float(), target, reduction="none")
-        total = torch.zeros(len(ids), device=self.device).index_add(0, row, loss)
-        wrong = torch.zeros_like(total).index_add(0, row, (logits.argmax(-1) != target).float())
-        return total, count, wrong == 0
+        texts = [p + a for p, a in zip(asked, answered, strict=True)]
+        updates = {} if descriptions is None else self.adapt(descriptions, step)
+
+        def some_scores(some: list[int]) -> Tensor:
+            index = torch.tensor(some, device=self.device)
+            ids = pad([texts[i] for i in some], self.device)  # (b, t)
+            at = torch.arange(ids.shape[1] - 1, device=self.device)
+            start = torch.tensor([len(asked[i]) - 1 for i in some], device=self.device)
+            count = torch.tensor([len(answered[i]) for i in some], device=self.device)
+            predicts = (at >= start[:, None]) & (at < (start + count)[:, None])  # (b, t-1): these predict the answer
+            features = self.backbone.features(ids[:, :-1], {site: u.rows(index) for site, u in updates.items()})
+            logits, target = self.backbone.logits(features[predicts]), ids[:, 1:][predicts]  # answer tokens only
+            row = predicts.nonzero()[:, 0]
+            loss = F.cross_entropy(logits.float(), target, reduction="none")
+            total = loss.new_zeros(len(ids)).index_add(0, row, loss)
+            wrong = torch.zeros_like(total).index_add(0, row, (logits.argmax(-1) != target).to(loss.dtype))
+            return torch.stack([total, count, wrong == 0], dim=1)  # (b, 3)
+
+        lengths = list(map(len, texts))
+        loss, count, exact = by_length(lengths, self.together("rows", len(texts)), some_scores).unbind(1)
+        return loss, count, exact.bool()
+
+    forward = score  # what DistributedDataParallel calls
 
     @torch.inference_mode()
     def generate(
