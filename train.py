@@ -1033,9 +1033,8 @@ def main() -> None:
     if settings.report:
         return report([Path(folder) for folder in settings.report.split(",")])
     try:
-        with joined(settings) as settings:
-            results = run(settings)
-            print(table(results))
+        with joined(settings) as own:
+            print(table(run(own)))
             print(f"{time.perf_counter() - start:.0f} seconds in all; written to {settings.run}")
     except KeyboardInterrupt as stop:
         print(f"{stop or 'stopped'}; go on with: python train.py --resume --out {settings.run}", file=sys.stderr)
