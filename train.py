@@ -216,6 +216,12 @@ class Settings:
             raise ValueError(f"this machine has no {name}: choose --device auto or cpu")
         if self.dtype == "bf16" and not has_bf16(name):
             raise ValueError(f"this machine's {name} has no products in bf16: choose --dtype fp32")
+        if self.compile:
+            try:
+                torch.compile(torch.sin)(torch.zeros(2, device=name))
+            except Exception as error:  # of whatever kind: there may be no compiler, or one that fails
+                reason = str(error).partition("\n")[0][:80]
+                raise ValueError(f"torch.compile does not work here ({reason}): leave out --compile") from None
         return torch.device(name)
 
 

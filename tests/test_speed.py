@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import replace
+from pathlib import Path
 
 import bench
 import pytest
@@ -127,6 +129,15 @@ def test_bf16_gives_the_loss_and_the_gradient_of_fp32_but_for_its_rounding(kind)
     assert torch.cosine_similarity(gradient, rough, dim=0) > 0.99
 
 
+def test_compile_is_refused_where_nothing_can_be_compiled(monkeypatch, capsys, tmp_path):
+    def no_compiler(function):
+        raise RuntimeError("no C++ compiler\n  File ...")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    code, _, err = cli(train, monkeypatch, capsys, "--preset", "smoke", "--compile", "--out", str(tmp_path / "run"))
+    assert code == 2 and err == "error: torch.compile does not work here (no C++ compiler): leave out --compile\n"
+
+
 def test_a_run_in_bf16_learns_what_one_in_fp32_does_and_says_what_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "has_bf16", lambda device: True)  # elsewhere it is emulated
     path = write(two_cultures(), tmp_path / "two.jsonl")
@@ -141,7 +152,12 @@ def test_a_run_in_bf16_learns_what_one_in_fp32_does_and_says_what_it_is(monkeypa
         run(replace(job, dtype="fp32"))
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+COMPILER = (
+    any(map(shutil.which, ("c++", "g++", "clang++"))) and Path(sysconfig.get_path("include"), "Python.h").exists()
+)
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler, and Python's headers")
 def test_a_compiled_run_has_the_losses_of_an_eager_one(monkeypatch, tmp_path):
     one_layer = replace(SMALL.backbone, layers=1)
     monkeypatch.setitem(train.PRESETS, "smoke", replace(SMALL, backbone=one_layer, encoder=one_layer))

@@ -266,6 +266,9 @@ BAD = [
     (["--data"], "expected one argument"),
     (["cultures"], "cultures"),
     (["--force=yes"], "--force"),
+    (["--accumulate", "0"], "accumulate is 0: it must be at least 1"),
+    (["--accumulate", "half"], "invalid int value"),
+    (["--dtype", "fp8"], "unknown dtype 'fp8'"),
     (["--device", "mps" if torch.cuda.is_available() else "cuda"], "this machine has no"),
 ]
 
