@@ -41,7 +41,7 @@ from model import GPT, Cache, ContextTable, Encoder, ModelConfig
 
 PAD, END = 0, 1  # the ids of <pad> and <end>
 FORMAT = 2  # of the saved files; a reader of another number refuses
-TOGETHER = {"descriptions": 16, "rows": 64}  # read at once on a CPU: more do not fit into its cache
+AT_ONCE = {"descriptions": 16, "rows": 64}  # read together on a CPU: more do not fit into its cache
 
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> tokenizers.Tokenizer:
@@ -71,17 +71,17 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows], device=device)
 
 
-def by_length(lengths: Sequence[int], most: int, network: Callable[[list[int]], Tensor]) -> Tensor:
-    """What `network` makes of the rows with the numbers it is given, for all rows, in their order.
+def by_length(rows: Sequence[Sequence], most: int, network: Callable[[list[int]], Tensor]) -> Tensor:
+    """What `network` makes of all rows, in their order; it is given the numbers of at most so many at once.
 
-    It is given at most so many at once, of like length, so that little is spent on padding.
+    They are of like length, so that little is spent on padding.
 
-    >>> by_length([1, 3, 1, 2], 2, lambda some: print(some) or torch.tensor(some))
+    >>> by_length(["a", "long", "b", "or"], 2, lambda some: print(some) or torch.tensor(some))
     [0, 2]
     [3, 1]
     tensor([0, 1, 2, 3])
     """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     parts = [network(order[at : at + most]) for at in range(0, len(order), most)]
     return torch.cat(parts)[torch.tensor(order, device=parts[0].device).argsort()]
 
@@ -177,11 +177,11 @@ class Zhyper(nn.Module):
             ids = pad([rows[i] for i in some], self.device)
             return self.encoder(ids, ids != PAD)
 
-        return by_length(list(map(len, rows)), self.together("descriptions", len(rows)), encode)
+        return by_length(rows, self.at_once("descriptions"), encode)
 
-    def together(self, what: str, many: int) -> int:
-        """How many of so many descriptions or rows to read at once."""
-        return TOGETHER[what] if self.device.type == "cpu" else many
+    def at_once(self, what: str) -> int:
+        """How many descriptions or rows to read at once: on a CPU what fits into its cache, elsewhere all."""
+        return AT_ONCE[what] if self.device.type == "cpu" else sys.maxsize
 
     def embed_contexts(self, contexts: Sequence[Context]) -> Tensor:
         """c of each context, (n, d): of a mix it is interpolated; of None it is the encoder's mean over contexts."""
@@ -254,8 +254,7 @@ class Zhyper(nn.Module):
             wrong = torch.zeros_like(total).index_add(0, row, (logits.argmax(-1) != target).to(loss.dtype))
             return torch.stack([total, count, wrong == 0], dim=1)  # (b, 3)
 
-        lengths = list(map(len, texts))
-        loss, count, exact = by_length(lengths, self.together("rows", len(texts)), some_scores).unbind(1)
+        loss, count, exact = by_length(texts, self.at_once("rows"), some_scores).unbind(1)
         return loss, count, exact.bool()
 
     forward = score  # what DistributedDataParallel calls

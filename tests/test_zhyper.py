@@ -146,14 +146,14 @@ def test_what_has_nothing_between_two_contexts_refuses_to_mix():
 
 def test_many_descriptions_are_embedded_as_each_alone_is_in_their_own_order():
     system = build_system("zhyper-diag").double()
-    texts = [" ".join(["people bow"] * (1 + i * 7 % 5)) + f" {i}" for i in range(zhyper.TOGETHER["descriptions"] + 30)]
+    texts = [" ".join(["people bow"] * (1 + i * 7 % 5)) + f" {i}" for i in range(zhyper.AT_ONCE["descriptions"] + 30)]
     alone = torch.cat([system.embed([text]) for text in texts])
     assert torch.allclose(system.embed(texts), alone, atol=1e-12)
 
 
 @torch.no_grad()
 def test_many_rows_are_scored_as_each_alone_is_in_their_own_order(system):
-    many = zhyper.TOGETHER["rows"] + 7
+    many = zhyper.AT_ONCE["rows"] + 7
     prompts = [" ".join(["Q: what"] * (1 + i * 7 % 5)) for i in range(many)]
     answers = [f" bow {'low ' * (i % 3)}" for i in range(many)]
     told = [TEXTS[i % len(TEXTS)] for i in range(many)]
