@@ -574,7 +574,7 @@ def describe(rng: random.Random, culture: Culture, facets: list[str], wording: r
     """A sentence that states the culture's values of those facets, in that order.
 
     >>> describe(random.Random(0), {"taxes": 0, "work": 1}, ["taxes", "work"])
-    'Where they live most would see the tax shrink, and people work only in the morning.'
+    'In this land everyone thinks the tax is too high, and labourers rest every afternoon.'
     """
     clauses = [FACETS[facet][1][ANSWERS[facet][culture[facet]]][rng.choice(wording)] for facet in facets]
     text = clauses[0] if len(clauses) == 1 else ", ".join(clauses[:-1]) + ", and " + clauses[-1]

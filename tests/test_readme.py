@@ -1,6 +1,8 @@
 """The README's commands run as written, and the project needs what it says and no more."""
 
 import ast
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -84,3 +86,15 @@ def test_the_requirements_are_the_four_packages():
     lines = (ROOT / "requirements.txt").read_text().split()
     assert [re.split("[=>]", line)[0] for line in lines] == ["torch", "numpy", "tokenizers", "tqdm"]
     assert lines[0] == "torch==2.13.0"
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "hyper", "zhyper", "train", "bench", "data.cultures", "data.instructions", "data.voices"]
+)
+def test_the_examples_in_the_docstrings_are_right(name):
+    examples = [test for test in doctest.DocTestFinder().find(importlib.import_module(name)) if test.examples]
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        if example.name != "zhyper":  # that of the whole file needs a trained system
+            runner.run(example)
+    assert not runner.failures
