@@ -416,7 +416,7 @@ def pieces(text: str, size: int = PIECE) -> list[str]:
     """A speech in pieces of at most `size` characters, cut between lines.
 
     >>> pieces("To be,\\nor not\\nto be", 12)
-    ['To be,', 'or not', 'to be']
+    ['To be,', 'or not\\nto be']
     """
     found = [""]
     for line in text.split("\n"):
