@@ -81,7 +81,7 @@ METHODS = {
     "frozen": Method(),
     "prompt": Method(in_prompt=True),
     "lora": Method("lora"),
-    "lora-prompt": Method("lora", rank=32, lr=1e-3, contexts=8, in_prompt=True),  # long rows: a few make a quick step
+    "lora-prompt": Method("lora", rank=32, contexts=8, in_prompt=True),  # long rows: a few make a quick step
     "onehot": Method("zhyper-diag", rank=32, by_name=True),
     "oracle": Method("oracle", by_name=True),
     "t2l": Method("t2l", trunk="paper", lr=1e-3),
