@@ -8,7 +8,7 @@ python train.py                                                      # invented 
 python train.py --data voices --preset voices --lr 1e-3              # a real text
 python train.py --data instructions --preset instructions --lr 5e-4  # the paper's own data
 python train.py --data file.jsonl --methods zhyper-diag,t2l         # your own records
-python train.py --data hard_cultures --methods all --seeds 3 --seconds 120   # the evidence; goes on if stopped
+python train.py --data hard_cultures --methods all --seeds 3 --seconds 100   # the evidence; goes on if stopped
 python train.py --report out/hard_cultures                           # its table and figure
 python train.py --resume                                             # go on with a run that was stopped
 torchrun --nproc-per-node 2 train.py                                 # on several devices, or machines, at once
