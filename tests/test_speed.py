@@ -23,7 +23,7 @@ from train import read_results, run, table
 from zhyper import Zhyper, read_weights
 
 METHODS = "lora,onehot,t2l,zhyper-diag,zhyper-diag-paper"
-SMALL = replace(train.PRESETS["smoke"], pretrain_steps=6, batch=6, row=24, checkpoint=3)
+SMALL = replace(train.PRESETS["smoke"], pretrain_steps=6, batch=6, row=24, checkpoint=3, contexts=6, questions=1)
 START = f"""  # train.py in float64, with the small preset
 import sys, torch
 sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]!r}
@@ -40,6 +40,17 @@ def double(monkeypatch):
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+def write_eight(path: Path) -> str:
+    """Eight contexts in a file: a part of a step sees others than the rest of it does."""
+    data = two_cultures()
+    data.records[:] = [
+        record._replace(context=f"{record.context} {i}", description=f"{record.description} {word}")
+        for i, word in enumerate(("now", "here", "today", "indeed"))
+        for record in data.records
+    ]
+    return write(data, path)
 
 
 def weights(folder, method: str) -> dict[str, torch.Tensor]:
@@ -69,7 +80,7 @@ def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_two_processes_train_the_weights_of_one(double, tmp_path):
-    path = write(two_cultures(), tmp_path / "two.jsonl")
+    path = write_eight(tmp_path / "eight.jsonl")
     alone = smoke(path, tmp_path / "alone", methods=METHODS, steps=10)
     results = run(alone)
     done = torchrun(
@@ -86,7 +97,7 @@ def test_two_processes_train_the_weights_of_one(double, tmp_path):
 
 
 def test_two_processes_go_on_with_what_one_has_begun(double, monkeypatch, tmp_path):
-    path = write(two_cultures(), tmp_path / "two.jsonl")
+    path = write_eight(tmp_path / "eight.jsonl")
     alone = smoke(path, tmp_path / "alone", methods="zhyper-diag", steps=10)
     run(alone)
     stop_at_third_checkpoint(monkeypatch, replace(alone, out=str(tmp_path / "two")))
@@ -96,7 +107,7 @@ def test_two_processes_go_on_with_what_one_has_begun(double, monkeypatch, tmp_pa
 
 
 def test_more_parts_than_rows_are_refused(double, tmp_path):
-    path = write(two_cultures(), tmp_path / "two.jsonl")
+    path = write_eight(tmp_path / "eight.jsonl")
     with pytest.raises(ValueError, match="1 processes, accumulate 7: a step may have only 6 rows: choose fewer"):
         run(smoke(path, tmp_path / "run", accumulate=7))
     assert not (tmp_path / "run").exists()
@@ -104,10 +115,15 @@ def test_more_parts_than_rows_are_refused(double, tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "onehot", "t2l", "zhyper-diag", "zhyper-square"])
 def test_a_step_read_in_parts_is_the_same_step(method, double, tmp_path):
-    path = write(two_cultures(), tmp_path / "two.jsonl")
+    path = write_eight(tmp_path / "eight.jsonl")
     for name, parts in (("whole", 1), ("parts", 3)):
         run(smoke(path, tmp_path / name, methods=method, trunk="gated", steps=10, accumulate=parts))
     assert_same_weights(weights(tmp_path / "whole", method), weights(tmp_path / "parts", method))
+
+
+def losses(folder: Path) -> list[float]:
+    """What log.csv has of them."""
+    return [float(line.split(",")[2]) for line in (folder / "log.csv").read_text().splitlines()[1:]]
 
 
 def gradients(system: Zhyper, dtype: str) -> tuple[float, torch.Tensor]:
@@ -150,6 +166,9 @@ def test_a_run_in_bf16_learns_what_one_in_fp32_does_and_says_what_it_is(monkeypa
     }
     with pytest.raises(ValueError, match="dtype 'bf16', now 'fp32'"):
         run(replace(job, dtype="fp32"))
+    run(replace(job, dtype="fp32", out=str(tmp_path / "plain")))
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "plain"), abs=0.1)
+    assert losses(tmp_path / "run") != losses(tmp_path / "plain")
 
 
 COMPILER = (
@@ -161,14 +180,15 @@ COMPILER = (
 def test_a_compiled_run_has_the_losses_of_an_eager_one(monkeypatch, tmp_path):
     one_layer = replace(SMALL.backbone, layers=1)
     monkeypatch.setitem(train.PRESETS, "smoke", replace(SMALL, backbone=one_layer, encoder=one_layer))
-    path = write(two_cultures(), tmp_path / "two.jsonl")
-    for name in ("eager", "compiled"):
-        run(smoke(path, tmp_path / name, methods="zhyper-diag", compile=name == "compiled"))
+    path, compile, compiled = write(two_cultures(), tmp_path / "two.jsonl"), torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(f) or compile(f, **options))
+    run(smoke(path, tmp_path / "eager", methods="zhyper-diag"))
+    assert not compiled
+    run(smoke(path, tmp_path / "compiled", methods="zhyper-diag", compile=True))
+    assert len(compiled) == 3  # a small function to see whether it works, the backbone, the encoder
     eager, compiled = (read_results(tmp_path / name)["rows"][0]["splits"]["unseen"] for name in ("eager", "compiled"))
     assert compiled["nll"] == pytest.approx(eager["nll"], rel=1e-3)
-    logs = [(tmp_path / name / "log.csv").read_text().splitlines()[1:] for name in ("eager", "compiled")]
-    for one, other in zip(*logs, strict=True):
-        assert float(one.split(",")[2]) == pytest.approx(float(other.split(",")[2]), rel=1e-3)
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)
 
 
 def test_bf16_is_refused_where_it_would_only_be_emulated(monkeypatch, capsys, tmp_path):
