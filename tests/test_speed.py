@@ -24,12 +24,13 @@ from zhyper import Zhyper, read_weights
 
 METHODS = "lora,onehot,t2l,zhyper-diag,zhyper-diag-paper"
 SMALL = replace(train.PRESETS["smoke"], pretrain_steps=6, batch=6, row=24, checkpoint=3, contexts=6, questions=1)
-START = f"""  # train.py in float64, with the small preset
-import sys, torch
+START = f"""  # train.py in float64, with the small preset; only rank 0 is told what to do, and has the run folder
+import os, sys, torch
 sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]!r}
 import test_speed, train
 torch.set_default_dtype(torch.float64)
-train.PRESETS["smoke"], sys.argv[0] = test_speed.SMALL, "train.py"
+train.PRESETS["smoke"] = test_speed.SMALL
+sys.argv = ["train.py", *(sys.argv[1:] if os.environ["RANK"] == "0" else [])]
 train.one_line_errors(train.main)
 """
 
