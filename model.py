@@ -1,11 +1,14 @@
-"""The two networks everything else stands on: a small GPT and a small sentence encoder.
+"""The two networks that everything else stands on: a decoder and a sentence encoder.
 
     ids -> GPT(ids, updates) -> logits            the language model, frozen once it is pretrained
-    ids -> Encoder(ids, mask) -> c                one vector for a whole description
+    ids -> Encoder(ids, mask) -> c                one embedding for a whole description
 
-This file knows nothing of LoRA but this: a linear layer may be handed an *update*, a function of its input whose
-result is added to its output. Updates travel as an argument, {(layer, module): update}; nothing is ever stored
-on a module, so two calls with different updates cannot disturb each other.
+The decoder has the block of Llama and Mistral, the encoder that of BERT. So each class serves for
+two: small and trained from nothing, or with the weights of a real model (`from_pretrained`).
+
+This file knows nothing of LoRA but this: a linear layer may be given an *update*, a function of its
+input whose result is added to its output. Updates travel as an argument, {(layer, module): update};
+nothing is stored on a module, so two calls with different updates cannot disturb each other.
 
 Letters for shapes, here and in the other files:
     b batch   t tokens   d width   h heads   r rank   l layer   m module   n texts
@@ -18,231 +21,284 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MODULES = ("q", "k", "v", "o", "up", "down")  # the linears of one block, by their usual names
+from data import _pretrained as pretrained
+
+MODULES = (
+    "q",
+    "k",
+    "v",
+    "o",
+    "gate",
+    "up",
+    "down",
+)  # the linears of one block, by their usual names
 Update = Callable[[Tensor], Tensor]  # (b, t, d_in) -> (b, t, d_out)
-Updates = Mapping[tuple[int, str], Update]  # one update for a site: (layer, module)
+Updates = Mapping[tuple[int, str], Update]  # one update for each adapted site: (layer, module)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The size of a GPT or of an Encoder. Raises ValueError for a size that cannot be built."""
+    """The size of a GPT or of an Encoder. Raises ValueError for one that cannot be built."""
 
-    vocab: int = 1024
+    vocab_size: int = 1024
+    block_size: int = 256  # the longest text, in tokens
     layers: int = 4
     heads: int = 4
+    kv_heads: int = 4  # of keys and values, in a GPT: each serves heads / kv_heads queries
     width: int = 128
-    context: int = 256  # the longest text, in tokens
+    inner: int = 352  # the width inside the MLP
+    eps: float = 1e-5  # of the norms
+    theta: float = 10_000.0  # the base of a GPT's rotary angles
+    tied: bool = True  # whether a GPT's output head is its token embedding again
+    eos: int = 1  # the id of the token that ends a text
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number, at least 1")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} cannot be split into {self.heads} heads: choose a multiple")
+        for name in ("vocab_size", "block_size", "layers", "heads", "kv_heads", "width", "inner"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name, parts in (("width", self.heads), ("heads", self.kv_heads)):
+            if getattr(self, name) % parts:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose a multiple of {parts}")
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(d_in, d_out) of every linear of a block, e.g. {"q": (128, 128), ..., "down": (512, 128)}."""
-        d = self.width
-        return {"q": (d, d), "k": (d, d), "v": (d, d), "o": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
+        """(d_in, d_out) of every linear of a GPT's block: {"q": (128, 128), ...}."""
+        d, inner, kv = self.width, self.inner, self.width // self.heads * self.kv_heads
+        attention = {"q": (d, d), "k": (d, kv), "v": (d, kv), "o": (d, d)}
+        return attention | {"gate": (d, inner), "up": (d, inner), "down": (inner, d)}
+
+
+def pad(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one tensor, padded to the longest, and where there is a token: (b, t) each."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        at = slice(ids.shape[1] - len(row), None) if left else slice(len(row))
+        ids[i, at], mask[i, at] = torch.tensor(row), True
+    return ids, mask
+
+
+# ---- the decoder
 
 
 class Linear(nn.Linear):
-    """A linear layer that adds an update to its output when it is handed one."""
+    """A linear layer that adds an update to its output when it is given one."""
 
     def forward(self, x: Tensor, update: Update | None = None) -> Tensor:
         y = super().forward(x)
         return y if update is None else y + update(x)
 
 
-class Cache:
-    """Keys and values of the positions read so far, so that a new token costs one position and not all of them.
+def rotary(positions: Tensor, size: int, theta: float) -> Tensor:
+    """cos and sin, (2, ..., t, size), of the angles by which a head turns at positions (..., t).
 
-    Rows may have different lengths: row i has `length[i]` positions, and what is read next lands behind them.
+    In float32 whatever the model computes in: bf16 cannot tell position 300 from 301.
+    """
+    speed = theta ** (-torch.arange(0, size, 2, device=positions.device).float() / size)
+    angle = positions[..., None].float() * speed  # (..., t, size/2)
+    angle = torch.cat([angle, angle], dim=-1)  # half-split: i turns with i + size/2 (Hugging Face)
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn queries or keys (b, h, t, d/h) by their positions (RoFormer, arXiv 2104.09864)."""
+    cos, sin = rope.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Block(nn.Module):
+    """Llama's block: each half reads a normalised copy of the residual stream and adds to it.
+
+    Grouped-query attention with rotary positions, then a SwiGLU MLP; every linear is separate.
     """
 
-    def __init__(self, config: ModelConfig, rows: int, size: int, device: torch.device, dtype: torch.dtype):
-        shape = (config.layers, rows, config.heads, size, config.width // config.heads)
-        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        self.length = torch.zeros(rows, dtype=torch.long, device=device)
-        self.slots = torch.arange(size, device=device)
-
-    def positions(self, t: int) -> Tensor:
-        """Where the next t tokens of every row go, (b, t); `store` will put them there."""
-        self.at = self.length[:, None] + self.slots[:t]
-        return self.at
-
-    def mask(self) -> Tensor:
-        """What is added to the scores of those tokens, (b, 1, t, size): 0 for slots up to a token's own, else -∞."""
-        hidden = self.slots > self.at[:, :, None]
-        return torch.zeros_like(hidden, dtype=self.k.dtype).masked_fill_(hidden, -torch.inf)[:, None]
-
-    def store(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put k and v (b, h, t, d/h) at `positions`; return all keys and values, (b, h, size, d/h)."""
-        at = self.at[:, None, :, None].expand_as(k)
-        return self.k[layer].scatter_(2, at, k), self.v[layer].scatter_(2, at, v)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with separate q, k, v and o; causal unless a mask is given."""
-
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        d = config.width
-        self.layer, self.n_heads = layer, config.heads
-        self.q, self.k, self.v, self.o = Linear(d, d), Linear(d, d), Linear(d, d), Linear(d, d)
+        self.layer, self.head_size = layer, config.width // config.heads
+        self.gqa = config.kv_heads < config.heads
+        self.input_layernorm = nn.RMSNorm(config.width, config.eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.width, config.eps)
+        for module, (d_in, d_out) in config.shapes.items():
+            self.add_module(module, Linear(d_in, d_out, bias=False))
 
-    def forward(self, x: Tensor, updates: Updates, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        b, t, d = x.shape
+    def forward(self, x: Tensor, updates: Updates, rope: Tensor, mask=None, cache=None) -> Tensor:
+        def linear(module: str, x: Tensor) -> Tensor:
+            return getattr(self, module)(x, updates.get((self.layer, module)))
 
-        def heads(name: str) -> Tensor:
-            y = getattr(self, name)(x, updates.get((self.layer, name)))  # (b, t, d)
-            return y.view(b, t, self.n_heads, -1).transpose(1, 2)  # (b, h, t, d/h)
-
-        q, k, v = heads("q"), heads("k"), heads("v")
-        if cache is not None:
-            k, v = cache.store(self.layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.o(y.transpose(1, 2).reshape(b, t, d), updates.get((self.layer, "o")))
-
-
-class MLP(nn.Module):
-    """up, GELU, down. GPT-2 uses the tanh form of GELU, BERT the exact one."""
-
-    def __init__(self, config: ModelConfig, layer: int, gelu: str):
-        super().__init__()
-        self.layer, self.gelu = layer, gelu
-        self.up, self.down = Linear(config.width, 4 * config.width), Linear(4 * config.width, config.width)
-
-    def forward(self, x: Tensor, updates: Updates) -> Tensor:
-        x = F.gelu(self.up(x, updates.get((self.layer, "up"))), approximate=self.gelu)
-        return self.down(x, updates.get((self.layer, "down")))
-
-
-class GPTBlock(nn.Module):
-    """Pre-LayerNorm, as in GPT-2: each half reads a normalised copy and adds to the stream."""
-
-    def __init__(self, config: ModelConfig, layer: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
-        self.attention, self.mlp = Attention(config, layer), MLP(config, layer, "tanh")
-
-    def forward(self, x: Tensor, updates: Updates, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        x = x + self.attention(self.norm1(x), updates, mask, cache)
-        return x + self.mlp(self.norm2(x), updates)
-
-
-class EncoderBlock(nn.Module):
-    """Post-LayerNorm, as in BERT: each half adds to the stream, and the sum is normalised."""
-
-    def __init__(self, config: ModelConfig, layer: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
-        self.attention, self.mlp = Attention(config, layer), MLP(config, layer, "none")
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.norm1(x + self.attention(x, {}, mask))
-        return self.norm2(x + self.mlp(x, {}))
+        y = self.input_layernorm(x)  # (b, t, d)
+        q, k, v = (linear(m, y).unflatten(-1, (-1, self.head_size)).transpose(1, 2) for m in "qkv")
+        q, k = rotate(q, rope), rotate(k, rope)  # (b, h, t, d/h)
+        if cache is not None:  # the keys and values of what was read before come first
+            past = cache.get(self.layer, (k[:, :, :0], v[:, :, :0]))
+            k, v = cache[self.layer] = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        causal = mask is None
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.gqa)
+        x = x + linear("o", y.transpose(1, 2).flatten(2))
+        y = self.post_attention_layernorm(x)
+        return x + linear("down", F.silu(linear("gate", y)) * linear("up", y))
 
 
 class GPT(nn.Module):
-    """A decoder-only language model with GPT-2's block, learned positions and an output head tied to the input.
+    """A decoder-only language model of the Llama architecture.
 
     >>> GPT(ModelConfig())(torch.zeros(2, 5, dtype=torch.long)).shape
     torch.Size([2, 5, 1024])
     """
 
+    HUB_NAMES = {  # what turns the name of a parameter here into its name in real weights
+        r"^(?!lm_head)": "model.",
+        r"\.([qkvo])\b": r".self_attn.\1_proj",
+        r"\.(gate|up|down)\b": r".mlp.\1_proj",
+    }
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.merged = False  # whether its weights hold an update already: then it takes no second one
-        self.token, self.position = nn.Embedding(config.vocab, config.width), nn.Embedding(config.context, config.width)
-        self.blocks = nn.ModuleList(GPTBlock(config, layer) for layer in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, config.eps)
+        self.lm_head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
         self.apply(init_weights)
-        for name, weight in self.named_parameters():  # each block adds twice to the stream: keep its variance (GPT-2)
-            if name.endswith(("o.weight", "down.weight")):
-                nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5)
+        for block in self.layers:  # it adds twice to the stream: keep the stream's variance (GPT-2)
+            for linear in (block.o, block.down):
+                nn.init.normal_(linear.weight, std=0.02 / (2 * config.layers) ** 0.5)
 
     def linear(self, layer: int, module: str) -> Linear:
         """The linear layer of a site."""
-        block = self.blocks[layer]
-        return getattr(block.mlp if module in ("up", "down") else block.attention, module)
+        return getattr(self.layers[layer], module)
 
-    def features(self, ids: Tensor, updates: Updates | None = None, cache: Cache | None = None) -> Tensor:
-        """The last hidden states, (b, t, d), of ids (b, t). Raises ValueError if t is over the context."""
-        t = ids.shape[1]
-        if t > self.config.context:
-            raise ValueError(f"the text is {t} tokens long, the backbone reads {self.config.context}: shorten it")
-        if cache is None:
-            mask, at = None, torch.arange(t, device=ids.device)
-        else:
-            at, mask = cache.positions(t), cache.mask()
-        x = self.token(ids) + self.position(at)  # (b, t, d)
-        for block in self.blocks:
-            x = block(x, updates or {}, mask, cache)
+    def features(self, ids: Tensor, updates: Updates, cache=None, padding=None) -> Tensor:
+        """The last hidden states, (b, t, d), of ids (b, t). Raises ValueError if t > block_size.
+
+        With a `cache`, a dict that is empty at first, a call goes on where the last one ended, and
+        row i of the first began with padding[i] ids that are not part of the text.
+        """
+        t, config, mask = ids.shape[1], self.config, None
+        if t > config.block_size:
+            raise ValueError(
+                f"{t} tokens, the backbone reads {config.block_size}: shorten the text"
+            )
+        at = torch.arange(t, device=ids.device)
+        if cache is not None:
+            past = cache[0][0].shape[2] if cache else 0
+            slots, own = torch.arange(past + t, device=ids.device), past + at[:, None]
+            mask = (slots <= own) & ((slots >= padding[:, None, None]) | (slots == own))
+            at, mask = (own.T - padding[:, None])[:, None], mask[:, None]  # one for all heads
+        rope = rotary(at, config.width // config.heads, config.theta)
+        x = self.embed_tokens(ids)  # (b, t, d)
+        for block in self.layers:
+            x = block(x, updates, rope, mask, cache)
         return self.norm(x)
 
     def logits(self, features: Tensor) -> Tensor:
-        """(..., d) -> (..., vocab): the head is the token embedding again."""
-        return F.linear(features, self.token.weight)
+        """(..., d) -> (..., vocab_size)."""
+        return F.linear(features, (self.lm_head or self.embed_tokens).weight)
 
-    def forward(self, ids: Tensor, updates: Updates | None = None, cache: Cache | None = None) -> Tensor:
-        """Logits (b, t, vocab) for the token after each of ids (b, t), with `updates` on the weights they name."""
-        return self.logits(self.features(ids, updates, cache))
+    def forward(self, ids: Tensor, updates: Updates | None = None) -> Tensor:
+        """Logits (b, t, vocab_size) for the token after each of ids (b, t), under the updates."""
+        return self.logits(self.features(ids, updates or {}))
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> "GPT":
+        """The Llama or Mistral in a folder, or of that name on the hub (data/_pretrained.py).
+
+        Raises FileNotFoundError or ValueError for what is missing, damaged, or not built here.
+        """
+        folder = pretrained.find(name)
+        fixed = {"model_type": ("llama", "mistral"), "hidden_act": ("silu",)}
+        fixed |= {
+            "rope_scaling": (None,),
+            "rope_type": (None, "default"),
+            "sliding_window": (None,),
+        }
+        model = cls(ModelConfig(**pretrained.read_sizes(folder, fixed)))
+        unused = r"inv_freq$" if model.lm_head else r"inv_freq$|^lm_head"
+        return pretrained.fill(model, folder, cls.HUB_NAMES, unused)
 
 
-class Encoder(nn.Module):
-    """A sentence encoder: BERT's block, LayerNorm on the embeddings, the mean over the tokens that are not padding.
+def sample(logits: Tensor, temperature: float, top_k: int | None, generator) -> Tensor:
+    """The next token of each row (b, 1), of logits (b, vocab_size): the likeliest at temperature 0.
 
-    The LayerNorm on the embeddings and behind each block is what makes it learn quickly from nothing: without
-    it fresh embeddings are so small that texts hardly differ.
+    Else one drawn from the `top_k` likeliest, or from all, by softmax(logits / temperature).
     """
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits, token = logits.float().topk(min(top_k or logits.shape[1], logits.shape[1]))  # (b, k)
+    weights = ((logits - logits[:, :1]) / temperature).softmax(-1)
+    return token.gather(1, torch.multinomial(weights, 1, generator=generator))
+
+
+# ---- the encoder
+
+
+class EncoderBlock(nn.Module):
+    """BERT's block: each half adds to the stream, and the sum is normalised."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config, self.width = config, config.width
-        self.token, self.position = nn.Embedding(config.vocab, config.width), nn.Embedding(config.context, config.width)
-        self.norm = nn.LayerNorm(config.width)
-        self.blocks = nn.ModuleList(EncoderBlock(config, layer) for layer in range(config.layers))
+        d, self.heads = config.width, config.heads
+        self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
+        self.up, self.down = nn.Linear(d, config.inner), nn.Linear(config.inner, d)
+        self.norm1, self.norm2 = (nn.LayerNorm(d, config.eps) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        linears = (self.query, self.key, self.value)
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in linears)
+        y = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])  # (n, h, t, d/h)
+        x = self.norm1(x + self.out(y.transpose(1, 2).flatten(2)))
+        return self.norm2(x + self.down(F.gelu(self.up(x))))
+
+
+class Encoder(nn.Module):
+    """A sentence encoder: BERT, and the mean over the tokens that are not padding.
+
+    Its LayerNorms, on the embeddings and behind each block, are what lets it learn quickly from
+    nothing: without them the embeddings of different texts hardly differ at first.
+    """
+
+    HUB_NAMES = {
+        r"^(word|position)": r"embeddings.\1_embeddings",
+        r"^norm": "embeddings.LayerNorm",
+        r"^blocks": "encoder.layer",
+        r"\.(query|key|value)\b": r".attention.self.\1",
+        r"\.out\b": ".attention.output.dense",
+        r"\.norm1": ".attention.output.LayerNorm",
+        r"\.up\b": ".intermediate.dense",
+        r"\.down\b": ".output.dense",
+        r"\.norm2": ".output.LayerNorm",
+    }
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.word = nn.Embedding(config.vocab_size, config.width)
+        self.position = nn.Embedding(config.block_size, config.width)
+        self.norm = nn.LayerNorm(config.width, config.eps)
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
         self.apply(init_weights)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """One vector c for each text, (n, d), from ids (n, t) and mask (n, t), true where a token is not padding."""
-        x = self.norm(self.token(ids) + self.position(torch.arange(ids.shape[1], device=ids.device)))  # (n, t, d)
+        """c of each text, (n, d), from ids (n, t) and mask (n, t), true where there is a token."""
+        at = torch.arange(ids.shape[1], device=ids.device)
+        x = self.norm(self.word(ids) + self.position(at))  # (n, t, d)
         for block in self.blocks:
-            x = block(x, mask[:, None, None])
-        weight = mask[:, :, None].to(x.dtype)
-        return (x * weight).sum(1) / weight.sum(1)
+            x = block(x, mask)
+        return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> "Encoder":
+        """The BERT in a folder, or of that name on the hub; raises as GPT.from_pretrained."""
+        folder = pretrained.find(name)
+        absolute = {"position_embedding_type": (None, "absolute")}
+        fixed = {"model_type": ("bert",), "hidden_act": ("gelu",)} | absolute
+        model = cls(ModelConfig(**pretrained.read_sizes(folder, fixed)))
+        return pretrained.fill(model, folder, cls.HUB_NAMES, r"^pooler\.|^cls\.|position_ids$")
 
 
 def init_weights(module: nn.Module) -> None:
     """GPT-2's and BERT's start: every matrix N(0, 0.02), every bias zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-class ContextTable(nn.Module):
-    """What stands in an Encoder's place where a context is told by its name: one vector for each, learned or one-hot.
-
-    It cannot serve a context that it was not made with; that is what reading a text is for.
-    """
-
-    def __init__(self, names: Sequence[str], width: int | None):
-        """`width` of a learned vector; None for one-hot vectors, as wide as there are names."""
-        super().__init__()
-        self.index, self.width = {name: i for i, name in enumerate(names)}, width or len(names)
-        vectors = torch.eye(len(names)) if width is None else torch.randn(len(names), width)
-        self.vectors = nn.Parameter(vectors, requires_grad=width is not None)
-
-    def forward(self, names: Sequence[str]) -> Tensor:
-        """n names -> (n, d). Raises ValueError for a name that is not in the table."""
-        for name in names:
-            if name not in self.index:
-                raise ValueError(
-                    f"unknown context {name!r}: this method reads no text and serves only what it was trained on, "
-                    f"{', '.join(list(self.index)[:4])}, …"
-                )
-        return self.vectors[[self.index[name] for name in names]]

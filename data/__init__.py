@@ -1,14 +1,30 @@
-"""Data sets: one file each, all yielding the same records; no training code in here.
+"""Data sets: one file each, all yielding the same records. There is no training code in here.
 
-A record is one question asked in one context:
+A record is one question about one context. `context` is whom the row is about, `description` the
+text that says so, and `answer` follows `prompt` directly, so it brings its own leading space.
+`SPLITS` says what each split is for.
 
-    {"context": "velmora", "description": "...", "prompt": "Q: ...\\nA:", "answer": " ...", "split": "train"}
+A data set is a module in this folder with a function `load(path, seed) -> Data`. Where `load` also
+takes `contexts`, the number of training contexts can be chosen; where it takes `descriptions`, they
+can come from a file. Each module says what its data is, how it is split and what to expect. The
+phrases of a module stand in the JSON file beside it.
 
-A data set is a module in this folder with a function `load(path, seed) -> Data`, or any JSONL file of such records.
-Where `load` also takes `contexts`, the number of training contexts can be chosen; where it takes `descriptions`, they
-can come from a file. `python -m data FILE.jsonl` checks a file of your own.
+Your own data is a JSONL file: one record a line, all five fields, each a text that is not empty.
+
+    {"context": "velmora", "description": "In this land people bow low.",
+     "prompt": "Q: How do people greet?\\nA:", "answer": " with a bow", "split": "train"}
+
+    python -m data.cultures --export example.jsonl   # an example, with rows of every split
+    python -m data example.jsonl                     # every bad line, the splits, and leaks
+    python train.py --data example.jsonl
+
+It takes two contexts or more in `train`, and rows of another split to evaluate. The backbone is
+pretrained on the prompts and answers of the training rows and, apart from them, on their
+descriptions. Answers of more than 60 characters on average are judged by their loss, shorter ones
+by exact match.
 """
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -17,20 +33,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-SPLITS = {  # what each split asks of a method; every row but those of "train" is only ever evaluated
-    "train": "what methods are trained on",
+SPLITS = {  # what each split is for
+    "train": "what methods are trained on; all other rows are only evaluated",
     "validation": "for choosing settings, with --validate; no table shows it",
     "seen": "contexts of the training set",
     "new_wording": "phrases that never occur in training",
-    "unseen": "contexts never trained",
+    "unseen": "contexts that are never trained",
     "ood": "contexts from outside the training distribution",
-    "minimal_pairs": "pairs of contexts that differ in one value: that answer changes, the others do not",
-    "locality": "questions the description says nothing about: the frozen model's answer must stay",
+    "minimal_pairs": "two contexts that differ in one value: its answer changes, no other does",
+    "locality": "questions that the description leaves open: the frozen model's answer must stay",
 }
 
 
 class Record(NamedTuple):
-    """One row of a data set. `answer` follows `prompt` directly, so it brings its own leading space."""
+    """One row of a data set; see the top of this file."""
 
     context: str
     description: str
@@ -41,14 +57,21 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: records, and the plain documents on which its backbone is pretrained."""
+    """A data set: its records, and the plain documents on which its backbone is pretrained."""
 
     name: str
     records: list[Record]
     documents: list[str]
     free_text: bool = False  # answers too long to be right or wrong: judged by loss per token
     template: str = "{}"  # turns a bare question into a prompt
-    families: Mapping[str, list[str]] = field(default_factory=dict)  # contexts whose accuracy is also shown together
+    families: Mapping[str, list[str]] = field(
+        default_factory=dict
+    )  # contexts also shown as a group
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that tell this data from any other."""
+        return hashlib.sha256(repr((self.records, self.documents)).encode()).hexdigest()[:12]
 
     def split(self, name: str) -> list[Record]:
         return [record for record in self.records if record.split == name]
@@ -56,50 +79,58 @@ class Data:
 
 def names() -> list[str]:
     """The built-in data sets: the modules of this folder."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    stems = [path.stem for path in Path(__file__).parent.glob("*.py")]
+    return sorted(stem for stem in stems if not stem.startswith("_"))
 
 
 def load(name: str, path: str | None = None, seed: int = 0, **options: int | str | None) -> Data:
     """The data set of that name, or the JSONL file at that path.
 
-    `options` are what a data set's `load` takes beyond path and seed, `contexts` and `descriptions`; one that is 0,
-    "" or None is as good as left out. Raises ValueError for an unknown name, an option that the data set does not
-    take or a bad record, FileNotFoundError for a missing file.
+    `options` are what a data set's `load` takes beyond path and seed: `contexts`, `descriptions`.
+    One that is 0, "" or None counts as left out. Raises ValueError for an unknown name, an option
+    that the data set does not take or a bad record, FileNotFoundError for a missing file.
     """
-    if name.endswith(".jsonl") and path is not None:
+    own_file = name.endswith(".jsonl")
+    if own_file and path is not None:
         raise ValueError(f"{name} is the data itself: leave out --data-path")
-    if not name.endswith(".jsonl") and name not in names():
-        raise ValueError(f"unknown data set {name!r}: choose from {', '.join(names())}, or give a file.jsonl")
-    module = importlib.import_module(f"data.{name}") if name in names() else None
+    if not own_file and name not in names():
+        choices = ", ".join(names())
+        raise ValueError(f"unknown data set {name!r}: choose from {choices}, or give a file.jsonl")
+    module = None if own_file else importlib.import_module(f"data.{name}")
     options = {option: value for option, value in options.items() if value}
     for option in options:
-        if not module or option not in inspect.signature(module.load).parameters:
+        if own_file or option not in inspect.signature(module.load).parameters:
             raise ValueError(f"{name} has {option} of its own: leave out --{option}")
-    return module.load(path, seed, **options) if module else read_jsonl(Path(name))
+    return read_jsonl(Path(name)) if own_file else module.load(path, seed, **options)
 
 
 def read_jsonl(path: Path) -> Data:
-    """A file of records, one JSON object a line; its backbone reads the training rows, descriptions apart.
+    """A file of your own records; see the top of this file.
 
-    Raises FileNotFoundError, or ValueError naming the file, the line and what was wrong with it.
+    Raises FileNotFoundError, or ValueError naming the file, the line and what is wrong with it.
     """
     records, bad = read_lines(path)
     if bad:
-        number, what = bad[0]
-        raise ValueError(f"{path}, line {number}: {what} (python -m data {path} lists every bad line)")
+        number, problem = bad[0]
+        hint = f"python -m data {path} lists every bad line"
+        raise ValueError(f"{path}, line {number}: {problem} ({hint})")
     train = [record for record in records if record.split == "train"]
     if not train:
         raise ValueError(f'{path}: no record has "split": "train", so there is nothing to train on')
-    documents = list(dict.fromkeys([r.prompt + r.answer for r in train] + [r.description for r in train]))
+    documents = [r.prompt + r.answer for r in train] + [r.description for r in train]
     free_text = sum(len(r.answer) for r in train) / len(train) > 60  # a sentence or more
-    return Data(path.stem, records, documents, free_text)
+    return Data(path.stem, records, list(dict.fromkeys(documents)), free_text)
 
 
 def read_lines(path: Path) -> tuple[list[Record], list[tuple[int, str]]]:
-    """The records of a JSONL file, and of every bad line its number and what is wrong. Raises FileNotFoundError."""
+    """The records of a JSONL file, and the number of every bad line with what is wrong with it.
+
+    Raises FileNotFoundError.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give the path of a JSONL file of records")
-    records, bad = [], []
+    records = []
+    bad = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
             try:
@@ -122,7 +153,7 @@ def parse(line: bytes) -> Record:
 
 
 def parse_json(content: bytes) -> dict:
-    """The JSON object written there. Raises ValueError for what is not one, in UTF-8 and without NaN."""
+    """The JSON object in `content`. Raises ValueError if it is none, not UTF-8 or holds a NaN."""
 
     def refuse(constant: str):
         raise ValueError(f"{constant} is no JSON number")
@@ -137,8 +168,14 @@ def parse_json(content: bytes) -> dict:
 
 
 def check_text(name: str, value: object) -> None:
-    """Raise ValueError that calls the value by `name` if it is not a text, or an empty one."""
+    """Raise ValueError, which names the value `name`, if it is not a text or an empty one."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name!r} is {value!r:.60}: it must be a text that is not empty")
     if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name!r} holds a character that is not text")
+
+
+def percent(text: str) -> int:
+    """A number from 0 to 99, a hash of the text: the same in every process."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 100

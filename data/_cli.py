@@ -1,0 +1,48 @@
+"""What command lines here share: options, tables, and mistakes in one line with exit code 2."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import get_args
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake in the command line is one line, without the usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message} ({self.prog} -h lists what there is)\n")
+
+
+def parse(settings: type, arguments: Sequence[str], prog: str, description: str):
+    """A dataclass from a command line: each field is an option, with its default and its help."""
+    parser = Parser(prog=prog, description=description, argument_default=argparse.SUPPRESS)
+    for f in fields(settings):
+        default = "" if f.default in (None, False) else f" (default: {f.default})"
+        kind = {"type": next(iter(get_args(f.type)), f.type)}  # int for int | None
+        kind = {"action": "store_true"} if f.type is bool else kind
+        parser.add_argument(
+            f"--{f.name.replace('_', '-')}", help=f.metadata["help"] + default, **kind
+        )
+    return settings(**vars(parser.parse_args(arguments)))
+
+
+def one_line_errors(main: Callable[[], None]) -> None:
+    """Call `main`; a ValueError or OSError, which is the user's to mend, is one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without "±" still shows the rest
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *body)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

@@ -1,0 +1,190 @@
+"""The files in which other libraries keep models: read from a folder or the hub, and written.
+
+    config.json -> sizes        model.safetensors, or its shards -> parameters
+
+Which architectures are built is for model.py to say. Here every parameter is filled exactly once,
+and every tensor is used or known to be of no use, so that no weight stays random without a word.
+Whatever is missing, damaged or does not fit raises FileNotFoundError or ValueError, one line that
+names the file or the tensor and what would mend it.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from data._tokenizer import EOS, PAD
+
+FILES = "config.json, tokenizer.json and model.safetensors"
+SIZES = {  # what a config.json calls otherwise than model.ModelConfig
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "block_size",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "hidden_size": "width",
+    "intermediate_size": "inner",
+    "rms_norm_eps": "eps",
+    "layer_norm_eps": "eps",
+    "rope_theta": "theta",
+    "tie_word_embeddings": "tied",
+    "eos_token_id": "eos",
+}
+
+
+def find(name: str) -> Path:
+    """The folder of that name, else a copy of the hub's model of that name."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download  # comes with tokenizers
+
+    wanted = ["config.json", "tokenizer*.json", "model*.safetensors", "model*.index.json"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(
+            f"no model {name}: it is no folder, and the hub does not give it ({reason}): "
+            f"put {FILES} into a folder and give its name"
+        ) from None
+
+
+def read_sizes(folder: Path, fixed: Mapping[str, tuple]) -> dict:
+    """What config.json says of a network's size, as arguments of model.ModelConfig.
+
+    `fixed` has what is computed one way only, with the values for it: {"hidden_act": ("silu",)}.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    config |= config.get("rope_parameters") or {}  # where newer files keep rope_theta
+    for key, values in fixed.items():
+        if config.get(key) not in values:
+            known = " or ".join(map(repr, values))
+            raise ValueError(
+                f"{path}: {key} is {config.get(key)!r}, and only {known} is built here"
+            )
+    config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
+    config.setdefault("tie_word_embeddings", False)
+    if isinstance(config.get("eos_token_id"), list):
+        config["eos_token_id"] = config["eos_token_id"][0]
+    needed = [key for key in SIZES if not key.endswith("_eps")]
+    if config["model_type"] == "bert":  # it has neither
+        needed = [key for key in needed if key not in ("rope_theta", "eos_token_id")]
+        config.pop("eos_token_id", None)
+    for key in needed:
+        if config.get(key) is None:
+            raise ValueError(f"{path} says nothing of {key}: add what the model was trained with")
+    return {ours: config[key] for key, ours in SIZES.items() if config.get(key) is not None}
+
+
+def fill(network, folder: Path, names: Mapping[str, str], unused: str):
+    """The network, its parameters filled from the folder's tensors.
+
+    `names` are patterns that turn a parameter's name here into its tensor's, applied in order;
+    tensors whose names match `unused` may be left over.
+    """
+    tensors = {name.removeprefix("bert."): tensor for name, tensor in read_tensors(folder).items()}
+    token_types = tensors.pop("embeddings.token_type_embeddings.weight", None)
+    for ours, parameter in network.named_parameters():
+        theirs = hub_name(ours, names)
+        if theirs not in tensors:
+            raise ValueError(f"{folder}: the tensor {theirs} is missing: download the model again")
+        tensor = tensors.pop(theirs)
+        if tensor.shape != parameter.shape:
+            have, want = tuple(tensor.shape), tuple(parameter.shape)
+            raise ValueError(
+                f"{folder}: the tensor {theirs} is {have}, and config.json says {want}"
+            )
+        if "position_embeddings" in theirs and token_types is not None:
+            tensor = tensor + token_types[0]  # every token of a description has type 0
+        parameter.data.copy_(tensor)  # bf16 is widened to float32
+    left = [name for name in tensors if not re.search(unused, name)]
+    if left:
+        raise ValueError(f"{folder}: nothing here uses the tensor {left[0]} ({len(left)} such)")
+    return network
+
+
+def hub_name(name: str, names: Mapping[str, str]) -> str:
+    """The name of a parameter in real weights.
+
+    >>> hub_name("layers.0.q.weight", {"^": "model.", r"[.]q": ".self_attn.q_proj"})
+    'model.layers.0.self_attn.q_proj.weight'
+    """
+    for pattern, theirs in names.items():
+        name = re.sub(pattern, theirs, name)
+    return name
+
+
+def read_tensors(folder: Path) -> dict:
+    """{name: tensor} of model.safetensors, or of the shards that its index names."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError("to read real weights, pip install safetensors") from None
+    index, tensors = folder / "model.safetensors.index.json", {}
+    shards = ["model.safetensors"]
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+    for path in (folder / shard for shard in shards):
+        try:
+            tensors |= load_file(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no file {path}: put {FILES} there") from None
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): download it again") from None
+    return tensors
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: put {FILES} there")
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): download it again") from None
+
+
+# ---- writing
+
+
+def write_folder(to: str, force: bool, weights: str, tensors: dict, files: Mapping) -> None:
+    """Write tensors, {name: tensor}, into the file `weights`, and JSON, {file: text or dict}."""
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise ValueError("to write for other libraries, pip install safetensors") from None
+    folder = Path(to)
+    if folder.exists() and not (force and folder.is_dir()):
+        raise FileExistsError(f"{to} exists: choose another folder, or --force to write into one")
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, folder / weights, metadata={"format": "pt"})
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content, indent=1) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def write_adapter(
+    to: str, tensors: dict, rank: int, alpha: float, base: str | None, force: bool
+) -> None:
+    """A LoRA as peft keeps it, tensors named "model.layers.0.self_attn.q_proj.lora_A" and so on."""
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
+    config |= {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": False}
+    config["target_modules"] = sorted({name.split(".")[-2] for name in tensors})
+    config["base_model_name_or_path"] = base
+    tensors = {f"base_model.model.{name}.weight": tensor for name, tensor in tensors.items()}
+    files = {"adapter_config.json": config}
+    write_folder(to, force, "adapter_model.safetensors", tensors, files)
+
+
+def write_llama(to: str, gpt, tokenizer: str, force: bool) -> None:
+    """A model.GPT as a Llama of transformers, and its tokenizer, given as JSON."""
+    config = {theirs: getattr(gpt.config, ours) for theirs, ours in SIZES.items()}
+    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+    config |= {"pad_token_id": 0, "bos_token_id": None, "attention_bias": False, "mlp_bias": False}
+    special = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    special |= {"pad_token": PAD, "eos_token": EOS}
+    files = {"config.json": config, "tokenizer_config.json": special, "tokenizer.json": tokenizer}
+    tensors = {hub_name(name, gpt.HUB_NAMES): w for name, w in gpt.state_dict().items()}
+    write_folder(to, force, "model.safetensors", tensors, files)
