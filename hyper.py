@@ -29,7 +29,7 @@ class HyperConfig:
     modules: tuple[str, ...] = ("q", "k", "v", "o")
     trunk: str = "gated"  # a key of TRUNKS
     hidden: int = 224  # gated trunk: the width h of a feature
-    latent: int = 128  # paper trunk: the width of its residual stream
+    latent: int = 128  # paper trunk: the width of its residual stream, a multiple of 4
     head: int = 512  # paper trunk: the width of a feature
     dropout: float = 0.05  # paper trunk
     spread: float = 8.0  # how strongly z differs between contexts at the start
@@ -39,18 +39,15 @@ class HyperConfig:
         return self.alpha / self.rank
 
     def __post_init__(self):
-        check_choice("method", self.kind, HYPERNETWORKS)
+        check_choice("kind", self.kind, HYPERNETWORKS)
         check_choice("trunk", self.trunk, TRUNKS)
         for module in self.modules:
             check_choice("module", module, MODULES)
         if not self.modules or len(set(self.modules)) < len(self.modules):
             raise ValueError(f"modules {','.join(self.modules)!r}: name at least one, each once")
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}: it must be at least 1")
-        if self.spread <= 0:
-            raise ValueError(
-                f"spread is {self.spread}: with z = 0 and B = 0 no gradient ever flows"
-            )
+        for name in ("rank", "hidden", "head", "spread"):  # z = 0 and B = 0 would never learn
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be more than 0")
 
 
 def check_choice(what: str, got: str, known) -> None:
@@ -61,7 +58,7 @@ def check_choice(what: str, got: str, known) -> None:
 
 @dataclass
 class LowRank:
-    """The update of one site, whatever made it, applied in rank space: ΔW is never built for that.
+    """The update of one site, whatever made it, applied in rank space, without building ΔW.
 
     A (r, d_in) or (b, r, d_in)    B (d_out, r) or (b, d_out, r)    z None, (b, r) or (b, r, r)
 
@@ -83,21 +80,22 @@ class LowRank:
         """Z a, in rank space: (b, t, r) -> (b, t, r)."""
         if self.z is None:
             return a
-        return a * self.z[:, None] if self.z.dim() == 2 else a @ self.z.mT
+        if self.z.dim() == 2:  # a diagonal
+            return a * self.z[:, None]
+        return a @ self.z.mT  # a square
 
     def folded(self) -> Tensor:
         """A' = Z A, (b, r, d_in): with B it is a plain LoRA, ΔW = scale · B A'."""
-        if self.z is None:
-            return self.A
-        return self.z[:, :, None] * self.A if self.z.dim() == 2 else self.z @ self.A
+        return self.times_z(self.A.mT).mT
 
     def delta(self) -> Tensor:
         """ΔW itself, (b, d_out, d_in), or (d_out, d_in) without rows: to merge and to measure."""
         return self.scale * self.B @ self.folded()
 
     def select(self, index: Tensor) -> "LowRank":
-        """The update whose row i is row index[i] of this one: a context may serve several rows."""
-        A, B = (w if w.dim() == 2 else w[index] for w in (self.A, self.B))
+        """The update whose row i is row index[i] of this one: a text may serve several rows."""
+        A = self.A if self.A.dim() == 2 else self.A[index]
+        B = self.B if self.B.dim() == 2 else self.B[index]
         return LowRank(A, B, None if self.z is None else self.z[index], self.scale)
 
 
@@ -108,7 +106,7 @@ Shapes = Mapping[str, tuple[int, int]]  # {module: (d_in, d_out)}, as in ModelCo
 class Standardise(nn.Module):
     """(c - mean) / std, both measured once, before the first step, on training descriptions.
 
-    differs from the paper: its encoder is pretrained; the embeddings of a fresh one are parallel.
+    differs from the paper: its encoder is pretrained. A fresh one embeds all texts almost alike.
     """
 
     def __init__(self, d_text: int):
@@ -125,10 +123,10 @@ class Standardise(nn.Module):
 
 
 class GatedTrunk(nn.Module):
-    """Ours: u = SiLU(Linear(LayerNorm(Linear(c)))), and the feature of a site is its gate times u.
+    """Ours: u = SiLU(Linear(LayerNorm(Linear(c)))), c standardised; a site's feature is gate · u.
 
-    differs from the paper: the site multiplies the context instead of being concatenated to it, so
-    that what a site does with a text is a product at once, and not what an MLP must learn first.
+    differs from the paper: the site multiplies the text instead of being concatenated to it. So
+    what it does with a text is a product from the first step; an MLP would have to learn that.
     """
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
@@ -149,34 +147,32 @@ class PaperTrunk(nn.Module):
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__()
-        n, p, self.width = config.latent, config.dropout, config.head
-        norm, drop = nn.LayerNorm, nn.Dropout
+        w, drop, self.width = config.latent, nn.Dropout(config.dropout), config.head
 
-        def mlp(out: int) -> list[nn.Module]:
-            return [nn.Linear(n, 4 * n), nn.SiLU(), drop(p), nn.Linear(4 * n, out), nn.SiLU()]
+        def mlp(d_out: int) -> nn.Sequential:
+            up, down = nn.Linear(w, 4 * w), nn.Linear(4 * w, d_out)
+            return nn.Sequential(up, nn.SiLU(), drop, down, nn.SiLU())
 
         self.standardise = Standardise(d_text)
-        self.text = nn.Sequential(nn.Linear(d_text, n // 2), norm(n // 2))
-        self.depth = nn.Sequential(nn.Embedding(layers, n // 4), norm(n // 4))
-        self.module = nn.Sequential(nn.Embedding(len(config.modules), n // 4), norm(n // 4))
-        self.mixer = nn.Sequential(drop(p), *mlp(n), drop(p))
-        self.blocks = nn.ModuleList(nn.Sequential(norm(n), *mlp(n), drop(p)) for _ in range(2))
-        self.out = nn.Sequential(norm(n), *mlp(config.head))
+        self.text = nn.Sequential(nn.Linear(d_text, w // 2), nn.LayerNorm(w // 2))
+        self.depth, self.depth_norm = nn.Embedding(layers, w // 4), nn.LayerNorm(w // 4)
+        self.module = nn.Embedding(len(config.modules), w // 4)
+        self.module_norm = nn.LayerNorm(w // 4)
+        self.mixer = nn.Sequential(drop, mlp(w), drop)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(w), mlp(w), drop) for _ in range(2))
+        self.out = nn.Sequential(nn.LayerNorm(w), mlp(config.head))
 
     def forward(self, c: Tensor) -> Tensor:
         """(b, d_text) -> the feature of every site, (b, l, m, head)."""
-        (depth, norm1), (module, norm2) = self.depth, self.module
-        size = (len(c), depth.num_embeddings, module.num_embeddings, -1)
-        text = self.text(self.standardise(c))[:, None, None].expand(size)
-        depth = norm1(depth.weight)[None, :, None].expand(size)
-        module = norm2(module.weight)[None, None].expand(size)
-        x = self.mixer(torch.cat([text, depth, module], dim=-1))  # (b, l, m, latent)
+        text = self.text(self.standardise(c))  # (b, latent/2)
+        depth, module = self.depth_norm(self.depth.weight), self.module_norm(self.module.weight)
+        size = (len(c), len(depth), len(module), -1)
+        parts = text[:, None, None], depth[None, :, None], module[None, None]
+        x = torch.cat([part.expand(size) for part in parts], dim=-1)  # (b, l, m, latent)
+        x = self.mixer(x)
         for block in self.blocks:
             x = x + block(x)
         return self.out(x)
-
-
-TRUNKS = {"gated": GatedTrunk, "paper": PaperTrunk}
 
 
 def lora_A(*shape: int) -> Tensor:
@@ -196,33 +192,34 @@ class StaticLoRA(nn.Module):
         self.B = nn.ParameterDict({m: torch.zeros(layers, shapes[m][1], r) for m in config.modules})
 
     def forward(self, c: Tensor | None) -> Adapter:
-        """The update of every site, one row for each of c (b, d_text)."""
-        z = self.z(c)
-        return {
-            (l, m): LowRank(A, B, z and z[m][:, l], self.config.scale)
-            for m in self.config.modules
-            for l, (A, B) in enumerate(zip(self.A[m], self.B[m], strict=True))
-        }
+        """The update of every site: a row for each of c (b, d_text), or without z one for all."""
+        z, adapter = self.z(c), {}
+        for m in self.config.modules:
+            for l, (A, B) in enumerate(zip(self.A[m], self.B[m], strict=True)):
+                adapter[l, m] = LowRank(A, B, None if z is None else z[m][:, l], self.config.scale)
+        return adapter
 
     def z(self, c: Tensor | None) -> dict[str, Tensor] | None:
         return None
 
 
 class ZhyperDiag(StaticLoRA):
-    """Zhyper with Z = diag(z): r numbers for each site and context (the paper's section 3)."""
+    """Zhyper, Z = diag(z): LoRA's A and B, and r numbers a site and text (paper, section 3)."""
 
     reads_text = True
 
     def __init__(self, config: HyperConfig, layers: int, shapes: Shapes, d_text: int):
         super().__init__(config, layers, shapes, d_text)
         self.trunk = TRUNKS[config.trunk](config, layers, d_text)
-        n, h = self.outputs(config.rank), self.trunk.width
-        self.heads = nn.ModuleDict({m: nn.Linear(h, n) for m in config.modules})
-        # B = 0 makes step 0 the frozen model. z must then differ strongly between contexts:
-        # if not, training first learns one adapter for all and rarely escapes that solution.
+        outputs, width = self.outputs(config.rank), self.trunk.width
+        self.heads = nn.ModuleDict({m: nn.Linear(width, outputs) for m in config.modules})
+        # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
+        # training first learns one adapter for all of them and rarely escapes that solution.
         for head in self.heads.values():
-            fan_in = h * n / config.rank  # a square sums over r numbers, a diagonal over one
-            nn.init.normal_(head.weight, std=config.spread / fan_in**0.5)
+            summed = (
+                width * outputs / config.rank
+            )  # terms in a number of Z a: r times as many if square
+            nn.init.normal_(head.weight, std=config.spread / summed**0.5)
             nn.init.zeros_(head.bias)
 
     def outputs(self, rank: int) -> int:
@@ -235,7 +232,7 @@ class ZhyperDiag(StaticLoRA):
 
 
 class ZhyperSquare(ZhyperDiag):
-    """Zhyper with a square Z, which also mixes the ranks: r² numbers for each site and context."""
+    """Zhyper with a square Z, which also mixes the ranks: r² numbers for each site and text."""
 
     def outputs(self, rank: int) -> int:
         return rank**2
@@ -257,21 +254,23 @@ class TextToLoRA(nn.Module):
         for m, (d_in, d_out) in self.shapes.items():
             head = self.heads[m] = nn.Linear(self.trunk.width, config.rank * (d_in + d_out))
             A, B = lora_A(config.rank, d_in), torch.zeros(d_out, config.rank)
-            nn.init.zeros_(head.weight)  # every context starts at the same LoRA, that of the bias
+            nn.init.zeros_(head.weight)  # its authors' start: every text has the LoRA of the bias
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
 
     def forward(self, c: Tensor) -> Adapter:
-        """The update of every site, one row for each of c (b, d_text)."""
-        features, r = self.trunk(c), self.config.rank
-        adapter = {}
+        """The update of every site, a row for each of c (b, d_text)."""
+        features, r, adapter = self.trunk(c), self.config.rank, {}
         for i, (m, (d_in, d_out)) in enumerate(self.shapes.items()):
-            A, B = self.heads[m](features[:, :, i]).split([r * d_in, r * d_out], dim=-1)
-            A, B = A.unflatten(-1, (r, d_in)), B.unflatten(-1, (d_out, r))  # (b, l, r, d_in), ...
-            scale, layers = self.config.scale, range(A.shape[1])
-            adapter |= {(l, m): LowRank(A[:, l], B[:, l], None, scale) for l in layers}
+            A, B = self.heads[m](features[:, :, i]).split(
+                [r * d_in, r * d_out], dim=-1
+            )  # (b, l, ...)
+            for l in range(A.shape[1]):
+                A_l, B_l = A[:, l].unflatten(-1, (r, d_in)), B[:, l].unflatten(-1, (d_out, r))
+                adapter[l, m] = LowRank(A_l, B_l, None, self.config.scale)
         return adapter
 
 
+TRUNKS = {"gated": GatedTrunk, "paper": PaperTrunk}
 HYPERNETWORKS = {
     "lora": StaticLoRA,
     "t2l": TextToLoRA,

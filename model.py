@@ -11,7 +11,7 @@ input whose result is added to its output. Updates travel as an argument, {(laye
 nothing is stored on a module, so two calls with different updates cannot disturb each other.
 
 Letters for shapes, here and in the other files:
-    b batch   t tokens   d width   h heads   r rank   l layer   m module   n texts
+    b batch, of rows or texts   t tokens   d width   h heads   r rank   l layer   m module
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +23,8 @@ from torch.nn import functional as F
 
 from data import _pretrained as pretrained
 
-MODULES = (
-    "q",
-    "k",
-    "v",
-    "o",
-    "gate",
-    "up",
-    "down",
-)  # the linears of one block, by their usual names
+# the linears of one block, by their usual names
+MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 Update = Callable[[Tensor], Tensor]  # (b, t, d_in) -> (b, t, d_out)
 Updates = Mapping[tuple[int, str], Update]  # one update for each adapted site: (layer, module)
 
@@ -56,7 +49,7 @@ class ModelConfig:
         for name in ("vocab_size", "block_size", "layers", "heads", "kv_heads", "width", "inner"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name, parts in (("width", self.heads), ("heads", self.kv_heads)):
+        for name, parts in (("width", 2 * self.heads), ("heads", self.kv_heads)):
             if getattr(self, name) % parts:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose a multiple of {parts}")
 
@@ -69,13 +62,21 @@ class ModelConfig:
 
 
 def pad(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one tensor, padded to the longest, and where there is a token: (b, t) each."""
+    """Two tensors (b, t): the ids, filled up with 0, and a mask that is true where there is one."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     mask = torch.zeros_like(ids, dtype=torch.bool)
     for i, row in enumerate(rows):
         at = slice(ids.shape[1] - len(row), None) if left else slice(len(row))
         ids[i, at], mask[i, at] = torch.tensor(row), True
     return ids, mask
+
+
+def init_weights(module: nn.Module) -> None:
+    """GPT-2's and BERT's start: every matrix normal with std 0.02, every bias zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 # ---- the decoder
@@ -92,7 +93,7 @@ class Linear(nn.Linear):
 def rotary(positions: Tensor, size: int, theta: float) -> Tensor:
     """cos and sin, (2, ..., t, size), of the angles by which a head turns at positions (..., t).
 
-    In float32 whatever the model computes in: bf16 cannot tell position 300 from 301.
+    The angles are float32 whatever the model computes in: bf16 cannot tell 300 from 301.
     """
     speed = theta ** (-torch.arange(0, size, 2, device=positions.device).float() / size)
     angle = positions[..., None].float() * speed  # (..., t, size/2)
@@ -123,20 +124,27 @@ class Block(nn.Module):
             self.add_module(module, Linear(d_in, d_out, bias=False))
 
     def forward(self, x: Tensor, updates: Updates, rope: Tensor, mask=None, cache=None) -> Tensor:
-        def linear(module: str, x: Tensor) -> Tensor:
+        """(b, t, d) -> (b, t, d); `mask` and `cache` as GPT.features makes them."""
+
+        def apply(module: str, x: Tensor) -> Tensor:
             return getattr(self, module)(x, updates.get((self.layer, module)))
 
-        y = self.input_layernorm(x)  # (b, t, d)
-        q, k, v = (linear(m, y).unflatten(-1, (-1, self.head_size)).transpose(1, 2) for m in "qkv")
-        q, k = rotate(q, rope), rotate(k, rope)  # (b, h, t, d/h)
-        if cache is not None:  # the keys and values of what was read before come first
-            past = cache.get(self.layer, (k[:, :, :0], v[:, :, :0]))
-            k, v = cache[self.layer] = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        def heads(module: str, x: Tensor) -> Tensor:
+            return apply(module, x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+        y = self.input_layernorm(x)
+        q, k, v = heads("q", y), heads("k", y), heads("v", y)  # (b, h, t, d/h)
+        q, k = rotate(q, rope), rotate(k, rope)
+        if cache is not None:
+            if self.layer in cache:  # what was read before comes first
+                k = torch.cat([cache[self.layer][0], k], dim=2)
+                v = torch.cat([cache[self.layer][1], v], dim=2)
+            cache[self.layer] = k, v
         causal = mask is None
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.gqa)
-        x = x + linear("o", y.transpose(1, 2).flatten(2))
+        x = x + apply("o", y.transpose(1, 2).flatten(2))
         y = self.post_attention_layernorm(x)
-        return x + linear("down", F.silu(linear("gate", y)) * linear("up", y))
+        return x + apply("down", F.silu(apply("gate", y)) * apply("up", y))
 
 
 class GPT(nn.Module):
@@ -146,8 +154,8 @@ class GPT(nn.Module):
     torch.Size([2, 5, 1024])
     """
 
-    HUB_NAMES = {  # what turns the name of a parameter here into its name in real weights
-        r"^(?!lm_head)": "model.",
+    HUB_NAMES = {  # patterns that turn the name of a parameter here into its name in real weights
+        r"^(?!lm_head)": "model.",  # all but the output head
         r"\.([qkvo])\b": r".self_attn.\1_proj",
         r"\.(gate|up|down)\b": r".mlp.\1_proj",
     }
@@ -165,27 +173,29 @@ class GPT(nn.Module):
                 nn.init.normal_(linear.weight, std=0.02 / (2 * config.layers) ** 0.5)
 
     def linear(self, layer: int, module: str) -> Linear:
-        """The linear layer of a site."""
+        """The linear layer of a site, for who merges or measures."""
         return getattr(self.layers[layer], module)
 
     def features(self, ids: Tensor, updates: Updates, cache=None, padding=None) -> Tensor:
         """The last hidden states, (b, t, d), of ids (b, t). Raises ValueError if t > block_size.
 
-        With a `cache`, a dict that is empty at first, a call goes on where the last one ended, and
-        row i of the first began with padding[i] ids that are not part of the text.
+        Given a `cache`, at first an empty dict, a call continues where the one before ended. Then
+        rows are padded on the left: row i of the first call begins with padding[i] ids of no text.
         """
         t, config, mask = ids.shape[1], self.config, None
         if t > config.block_size:
             raise ValueError(
                 f"{t} tokens, the backbone reads {config.block_size}: shorten the text"
             )
-        at = torch.arange(t, device=ids.device)
+        position = torch.arange(t, device=ids.device)  # (t,)
         if cache is not None:
-            past = cache[0][0].shape[2] if cache else 0
-            slots, own = torch.arange(past + t, device=ids.device), past + at[:, None]
-            mask = (slots <= own) & ((slots >= padding[:, None, None]) | (slots == own))
-            at, mask = (own.T - padding[:, None])[:, None], mask[:, None]  # one for all heads
-        rope = rotary(at, config.width // config.heads, config.theta)
+            past = cache[0][0].shape[2] if cache else 0  # keys of layer 0
+            key = torch.arange(past + t, device=ids.device)
+            query, padding = key[past:, None], padding[:, None, None, None]  # (t, 1), (b, 1, 1, 1)
+            mask = (key <= query) & (key >= padding)  # (b, 1, t, past + t)
+            mask = mask | (key == query)  # padding attends to itself: softmax of nothing is NaN
+            position = key[past:] - padding[..., 0]  # (b, 1, t)
+        rope = rotary(position, config.width // config.heads, config.theta)
         x = self.embed_tokens(ids)  # (b, t, d)
         for block in self.layers:
             x = block(x, updates, rope, mask, cache)
@@ -205,28 +215,33 @@ class GPT(nn.Module):
 
         Raises FileNotFoundError or ValueError for what is missing, damaged, or not built here.
         """
-        folder = pretrained.find(name)
-        fixed = {"model_type": ("llama", "mistral"), "hidden_act": ("silu",)}
-        fixed |= {
+        fixed = {  # what its config.json must say: anything else is refused
+            "model_type": ("llama", "mistral"),
+            "hidden_act": ("silu",),
             "rope_scaling": (None,),
             "rope_type": (None, "default"),
             "sliding_window": (None,),
         }
+        folder = pretrained.find(name)
         model = cls(ModelConfig(**pretrained.read_sizes(folder, fixed)))
-        unused = r"inv_freq$" if model.lm_head else r"inv_freq$|^lm_head"
+        unused = (
+            r"inv_freq$|^lm_head" if model.lm_head is None else r"inv_freq$"
+        )  # may be left over
         return pretrained.fill(model, folder, cls.HUB_NAMES, unused)
 
 
 def sample(logits: Tensor, temperature: float, top_k: int | None, generator) -> Tensor:
-    """The next token of each row (b, 1), of logits (b, vocab_size): the likeliest at temperature 0.
+    """The next token of each row, (b, 1), from logits (b, vocab_size).
 
-    Else one drawn from the `top_k` likeliest, or from all, by softmax(logits / temperature).
+    The likeliest at temperature 0; else drawn from the `top_k` likeliest, or all, by
+    softmax(logits / temperature).
     """
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     logits, token = logits.float().topk(min(top_k or logits.shape[1], logits.shape[1]))  # (b, k)
-    weights = ((logits - logits[:, :1]) / temperature).softmax(-1)
-    return token.gather(1, torch.multinomial(weights, 1, generator=generator))
+    logits = logits - logits[:, :1]  # at most 0, so that a tiny temperature makes no inf - inf
+    chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+    return token.gather(1, chosen)
 
 
 # ---- the encoder
@@ -245,13 +260,13 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         linears = (self.query, self.key, self.value)
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in linears)
-        y = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])  # (n, h, t, d/h)
+        y = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])  # (b, h, t, d/h)
         x = self.norm1(x + self.out(y.transpose(1, 2).flatten(2)))
         return self.norm2(x + self.down(F.gelu(self.up(x))))
 
 
 class Encoder(nn.Module):
-    """A sentence encoder: BERT, and the mean over the tokens that are not padding.
+    """A sentence encoder: BERT (its token type is in `position`), and the mean over the tokens.
 
     Its LayerNorms, on the embeddings and behind each block, are what lets it learn quickly from
     nothing: without them the embeddings of different texts hardly differ at first.
@@ -279,9 +294,9 @@ class Encoder(nn.Module):
         self.apply(init_weights)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """c of each text, (n, d), from ids (n, t) and mask (n, t), true where there is a token."""
+        """c of each text, (b, d), from ids (b, t) and mask (b, t), true where there is a token."""
         at = torch.arange(ids.shape[1], device=ids.device)
-        x = self.norm(self.word(ids) + self.position(at))  # (n, t, d)
+        x = self.norm(self.word(ids) + self.position(at))  # (b, t, d)
         for block in self.blocks:
             x = block(x, mask)
         return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
@@ -289,16 +304,7 @@ class Encoder(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str) -> "Encoder":
         """The BERT in a folder, or of that name on the hub; raises as GPT.from_pretrained."""
+        fixed = {"model_type": ("bert",), "hidden_act": ("gelu",)}
         folder = pretrained.find(name)
-        absolute = {"position_embedding_type": (None, "absolute")}
-        fixed = {"model_type": ("bert",), "hidden_act": ("gelu",)} | absolute
         model = cls(ModelConfig(**pretrained.read_sizes(folder, fixed)))
         return pretrained.fill(model, folder, cls.HUB_NAMES, r"^pooler\.|^cls\.|position_ids$")
-
-
-def init_weights(module: nn.Module) -> None:
-    """GPT-2's and BERT's start: every matrix N(0, 0.02), every bias zero."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -1,8 +1,9 @@
 """Train Zhyper end to end, beside the baselines that a sceptic would ask for, and print one table.
 
-1. read the data, train a tokenizer on it    4. train each method through the frozen backbone
-2. pretrain the backbone on its documents    5. evaluate: every split, and one of them with the
-3. freeze it                                    description swapped, random and absent
+1. read the data, train a tokenizer on it
+2. pretrain the backbone on its documents, and freeze it
+3. train each method through the frozen backbone
+4. evaluate: every split, and one of them with the description swapped, random and absent
 
 python train.py                                                      # invented cultures
 python train.py --preset smoke                                       # the same in seconds
@@ -47,12 +48,13 @@ DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
 
 @dataclass(frozen=True)
 class Method:
-    """How one method is trained; `kind` None trains nothing."""
+    """How one method is trained; `kind` None trains nothing. Alpha is twice the rank."""
 
     kind: str | None = None  # a key of hyper.HYPERNETWORKS
     rank: int = 8
     trunk: str = "gated"
-    lr: float = 2e-3
+    lr: float = 2e-3  # three times that for A and B, which serve all contexts
+    spread: float = 8.0  # see HyperConfig
     in_prompt: bool = False  # the description also stands before the prompt
     batch: int | None = None  # descriptions a step, where the preset's number does not suit
 
@@ -64,7 +66,7 @@ METHODS = {
     "lora-prompt": Method("lora", rank=32, in_prompt=True, batch=8),  # long rows: few make a step
     "t2l": Method("t2l", trunk="paper", lr=1e-3),
     "t2l-gated": Method("t2l", lr=1e-3),
-    "zhyper-diag": Method("zhyper-diag", rank=32),
+    "zhyper-diag": Method("zhyper-diag", rank=32, spread=3.0),
     "zhyper-diag-paper": Method("zhyper-diag", rank=32, trunk="paper", lr=5e-4),
     "zhyper-square": Method("zhyper-square", lr=1e-3),
     "zhyper-square-paper": Method("zhyper-square", trunk="paper", lr=5e-4),
@@ -109,7 +111,7 @@ class Settings:
 
     data: str = option("cultures", "a built-in data set, or a file.jsonl of records")
     data_path: str | None = option(None, "the file or folder of a data set that is not generated")
-    descriptions: str | None = option(None, "a JSON file {context: [text, ...]} of more of them")
+    descriptions: str | None = option(None, "a JSON file {context: [description, ...]} of more")
     contexts: int | None = option(None, "how many to train on, where the data set can choose")
     methods: str = option("frozen,prompt,zhyper-diag", f"or all: {', '.join(METHODS)}")
     preset: str = option("default", f"how large: {', '.join(PRESETS)}")
@@ -135,7 +137,7 @@ class Settings:
         check_choice("preset", self.preset, PRESETS)
         check_choice("device", self.device, DEVICES)
         check_choice("dtype", self.dtype, ["fp32", "bf16"])
-        for name in ("contexts", "steps", "seconds", "lr"):
+        for name in ("contexts", "rank", "steps", "seconds", "lr"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}: it must be more than 0, and finite")
@@ -158,10 +160,9 @@ class Settings:
         return {name: value for name, value in vars(self).items() if name not in free}
 
     def hyper_config(self, method: Method) -> HyperConfig:
-        rank = method.rank if self.rank is None else self.rank
+        rank, trunk = self.rank or method.rank, self.trunk or method.trunk
         modules = tuple(self.modules.replace(" ", "").split(","))
-        trunk = self.trunk or method.trunk
-        return HyperConfig(method.kind, rank, alpha=2 * rank, modules=modules, trunk=trunk)
+        return HyperConfig(method.kind, rank, 2 * rank, modules, trunk, spread=method.spread)
 
 
 # ---- the training loop, and the two trainings
@@ -178,9 +179,8 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
 def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) -> dict:
     """Train the parameters in `groups`, each with its peak rate, on the loss of batch after batch.
 
-    `loss_of(network, batch)` is a scalar. Given `seconds`, there are as many steps as fit into them
-    at the median time so far. Goes on from a checkpoint, on a CPU to the same bits. Returns steps,
-    seconds and losses. Raises ValueError if the loss is not finite.
+    Given `seconds`, there are as many steps as fit into them at the median time so far. Goes on
+    from a checkpoint, on a CPU to the same bits. Raises ValueError if the loss is not finite.
     """
     optimizer = torch.optim.AdamW(groups, fused=True)
     parameters = [p for group in groups for p in group["params"]]
@@ -208,8 +208,8 @@ def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) 
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()  # 4. step
         optimizer.zero_grad()
-        times.append(time.perf_counter() - start)
         losses.append(round(loss.item(), 5))  # 5. log
+        times.append(time.perf_counter() - start)
         if not math.isfinite(losses[-1]):
             advice = f"train with a lower --lr than {groups[-1]['peak']:.2g}, and --force"
             raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: {advice}")
@@ -232,24 +232,21 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
     preset, rng = PRESETS[settings.preset], random.Random(settings.seed)
     rows = [[*row, system.backbone.config.eos] for row in system.ids(documents, "document")]
 
-    def packed(row: Sequence[int] = ()) -> list[int]:
-        while len(row) <= ROW:
-            row = [*row, *rng.choice(rows)]
-        return row[: ROW + 1]
-
-    def read() -> Tensor:  # (b, t+1)
-        rows = [packed() for _ in range(preset.pretrain_batch)]
-        return torch.tensor(rows, device=system.device)
+    def read() -> Iterator[Tensor]:  # (b, t+1), rows of whole documents but for the last
+        while True:
+            drawn = [rng.choices(rows, k=ROW) for _ in range(preset.pretrain_batch)]
+            packed = [[i for document in row for i in document][: ROW + 1] for row in drawn]
+            yield torch.tensor(packed, device=system.device)
 
     def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
-        own = ids[RANK::WORLD_SIZE]
+        own = ids[RANK::WORLD_SIZE]  # this process's part
         logits = model(own[:, :-1]).flatten(0, 1).float()
         loss = nn.functional.cross_entropy(logits, own[:, 1:].flatten(), reduction="sum")
-        return loss * WORLD_SIZE / ids[:, 1:].numel()  # so that their mean is that of all rows
+        return loss * WORLD_SIZE / ids[:, 1:].numel()  # averaged over processes: that of all rows
 
     model, steps = system.backbone.requires_grad_(True).train(), preset.pretrain_steps
     groups = [{"params": list(model.parameters()), "peak": preset.pretrain_lr}]
-    done = optimise("backbone", model, groups, iter(read, None), loss_of, steps, None, settings)
+    done = optimise("backbone", model, groups, read(), loss_of, steps, None, settings)
     model.requires_grad_(False).eval()
     return done
 
@@ -262,7 +259,8 @@ def batches(records: Sequence[Record], n: int, questions: int, seed: int) -> Ite
     while True:
         rows = []
         for _ in range(n):
-            order = order or rng.sample(list(groups), len(groups))
+            if not order:
+                order = rng.sample(list(groups), len(groups))
             group = groups[order.pop()]
             rows += rng.sample(group, min(questions, len(group)))
         yield rows
@@ -274,10 +272,10 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
 
     def loss_of(model: nn.Module, rows: list[Record]) -> Tensor:
         loss, tokens, _ = model(*columns(rows[RANK::WORLD_SIZE]))
-        total = tokens.sum()
+        total = tokens.detach().sum()
         if WORLD_SIZE > 1:
             distributed.all_reduce(total)
-        return loss.sum() * WORLD_SIZE / total  # so that their mean is that of all rows
+        return loss.sum() * WORLD_SIZE / total  # averaged over processes: that of all rows
 
     if system.encoder:
         texts = sorted({record.description for record in records})
@@ -285,9 +283,9 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
         with torch.no_grad():
             system.hypernetwork.trunk.standardise.measure(system.embed(texts))
     trained = {n: p for n, p in system.named_parameters() if p.requires_grad}
-    fast = [n for n in trained if n.startswith(("hypernetwork.A", "hypernetwork.B"))]
-    shared = [trained.pop(n) for n in fast]  # A and B serve all contexts, and may move faster
-    groups = [{"params": shared, "peak": 3 * lr}, {"params": [*trained.values()], "peak": lr}]
+    names = [n for n in trained if n.startswith(("hypernetwork.A.", "hypernetwork.B."))]
+    shared = {"params": [trained.pop(name) for name in names], "peak": 3 * lr}
+    groups = [shared, {"params": [*trained.values()], "peak": lr}]
     rows = batches(records, method.batch or preset.batch, preset.questions, settings.seed)
     budget = settings.steps or preset.steps, settings.seconds
     return optimise(name, system.train(), groups, rows, loss_of, *budget, settings)
@@ -303,27 +301,24 @@ def columns(rows: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
 
 @torch.no_grad()
 def score_rows(system: Zhyper, records: Sequence[Record], descriptions=None) -> tuple[Tensor, ...]:
-    """Zhyper.score of any number of records, under their own descriptions or others, one a row."""
+    """Zhyper.score of any number of records, under their own or other descriptions: (n,) each."""
     prompts, answers, own = columns(records)
     descriptions, parts = descriptions or own, []
     for at in range(0, len(records), 256):
         rows = slice(at, at + 256)
         parts.append(system.score(prompts[rows], answers[rows], descriptions[rows]))
-    return tuple(torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
+    return tuple(torch.cat(part).cpu().double() for part in zip(*parts, strict=True))
 
 
 def evaluate(system: Zhyper, records: Sequence[Record], descriptions=None) -> dict:
     """Exact-match accuracy, loss per answer token (nats) and the number of rows."""
     loss, tokens, exact = score_rows(system, records, descriptions)
-    nll = loss.sum() / tokens.sum()
-    return {"accuracy": exact.mean().item(), "nll": nll.item(), "n": len(records)}
+    nll = (loss.sum() / tokens.sum()).item()
+    return {"accuracy": exact.mean().item(), "nll": nll, "n": len(records)}
 
 
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
-    """`splits`, `controls` and `margin` of a row of results.json.
-
-    The margin is what the right description is worth over a swapped one, in accuracy or loss.
-    """
+    """`splits`, `controls` and `margin`, right minus swapped, of a row of results.json."""
     found, control = evaluated_splits(data, settings.validate)
     splits, limit = {}, PRESETS[settings.preset].evaluate
     for split in found:
@@ -353,9 +348,9 @@ def table(results: dict) -> str:
 # ---- the main job
 
 
-def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
-    """The data, the frozen model, pretrained or loaded, and the results that the run folder has."""
-    preset, run = PRESETS[settings.preset], settings.run
+def read_data(settings: Settings) -> tuple[Data, Zhyper]:
+    """The data, checked, and on its tokenizer a fresh backbone."""
+    preset = PRESETS[settings.preset]
     options = {"contexts": settings.contexts, "descriptions": settings.descriptions}
     data = load(settings.data, settings.data_path, settings.seed, **options)
     descriptions = dict.fromkeys(r.description for r in data.split("train"))
@@ -364,24 +359,29 @@ def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
     torch.manual_seed(settings.seed)
     base = Zhyper(tokenizer, GPT(config), template=data.template).to(settings.device)
     in_prompt = any(METHODS[name].in_prompt for name in settings.chosen)
-    most = preset.encoder.block_size, preset.backbone.block_size
-    check(data, settings.validate, base.ids, *most, in_prompt)
-    made_of, names = settings.identity | {"records": data.fingerprint}, ("backbone", *METHODS)
-    results = open_results(run, names, made_of, settings.force)
+    check(data, settings.validate, base.ids, preset.encoder, preset.backbone, in_prompt)
+    return data, base
+
+
+def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
+    """The data, the frozen model, pretrained or loaded, and the results that the run folder has."""
+    (data, base), run = read_data(settings), settings.run
+    made_of = settings.identity | {"records": data.fingerprint}
+    results = open_results(run, ("backbone", *METHODS), made_of, settings.force)
     if WORLD_SIZE > 1:
         distributed.barrier()  # before any process writes what another may still look for
-    exists = "backbone" in results and (run / "backbone.pt").exists()
-    if exists:
+    pretrained = "backbone" in results and (run / "backbone.pt").exists()
+    if pretrained:
         base.backbone = Zhyper.load_backbone(run).backbone.to(settings.device)
     if settings.compile:
         base.backbone.features = torch.compile(base.backbone.features, dynamic=True)
-    if not exists:
-        results |= {"data": data.name, "measure": "nll" if data.free_text else "accuracy"}
-        results |= {"seed": settings.seed, "device": settings.device}
-        write_file(run / "results.json", results)
+    if not pretrained:
+        measure = "nll" if data.free_text else "accuracy"
+        results |= {"measure": measure, "seed": settings.seed, "device": settings.device}
+        write_file(run / "results.json", results)  # of several processes, the first writes
         results["pretrain"] = pretrain(base, data.documents, settings)
         base.save_backbone(run)
-        if results.get("backbone") != fingerprint(base.backbone):  # what was trained on another?
+        if results.get("backbone") != fingerprint(base.backbone):  # rows of another are of no use
             results |= {"backbone": fingerprint(base.backbone), "rows": []}
         write_file(run / "results.json", results)
         (run / "checkpoint-backbone.pt").unlink(missing_ok=True)
@@ -396,7 +396,7 @@ def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
         if HYPERNETWORKS[method.kind].reads_text:
             vocab_size = base.backbone.config.vocab_size
             encoder = Encoder(replace(PRESETS[settings.preset].encoder, vocab_size=vocab_size))
-        hypernetwork = base.build(settings.hyper_config(method), encoder)
+        hypernetwork = base.new_hypernetwork(settings.hyper_config(method), encoder)
     parts = base.tokenizer, base.backbone, encoder, hypernetwork
     return Zhyper(*parts, method.in_prompt, base.template).to(base.device)
 
@@ -419,11 +419,11 @@ def run(settings: Settings) -> dict:
     with only_writer(settings.run):
         data, base, results = prepare(settings)
         for name in settings.chosen:
-            others = [row for row in results["rows"] if row["method"] != name]
-            if others == results["rows"] or not (settings.run / f"{name}.pt").exists():
+            finished = any(row["method"] == name for row in results["rows"])
+            if not finished or not (settings.run / f"{name}.pt").exists():
                 system = build_system(name, base, settings)
-                row = train_method(name, system, METHODS[name], data, settings)
-                results["rows"] = [*others, row]
+                rows = [row for row in results["rows"] if row["method"] != name]
+                results["rows"] = [*rows, train_method(name, system, METHODS[name], data, settings)]
                 write_file(settings.run / "results.json", results)
             (settings.run / f"checkpoint-{name}.pt").unlink(missing_ok=True)
     return results

@@ -21,29 +21,31 @@ from torch.nn import functional as F
 from data import _pretrained as pretrained
 from data._cli import Parser, one_line_errors
 from data._files import fingerprint, read_file, write_file
-from data._tokenizer import from_json
+from data._tokenizer import from_json, read_tokenizer
 from hyper import HYPERNETWORKS, Adapter, HyperConfig
 from model import GPT, Encoder, ModelConfig, pad, sample
 
-Descriptions = Sequence[str | None] | Tensor | None  # texts or rows of c; None: the frozen model
+# one for each row: texts, where None is the frozen model, or embeddings c; or None for all rows
+Descriptions = Sequence[str | None] | Tensor | None
 
 
-def by_length(rows: Sequence[Sequence], most: int, run: Callable[[list[int]], Tensor]) -> Tensor:
-    """What `run` makes of all rows, in their order; it is called with the numbers of `most` rows.
+def by_length(rows: Sequence[Sequence], size: int, call: Callable[[list[int]], Tensor]) -> Tensor:
+    """Call `call` with the indices of `size` rows at a time; return what it makes of all, in order.
 
-    They are of like length, so little is spent on padding, and few, so they fit a CPU's cache.
+    Rows of like length go together, so little is spent on padding, and few, to fit a CPU's cache.
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    parts = [run(order[at : at + most]) for at in range(0, len(order), most)]
-    return torch.cat(parts)[torch.tensor(order, device=parts[0].device).argsort()]
+    parts = [call(order[at : at + size]) for at in range(0, len(order), size)]
+    original = torch.tensor(order, device=parts[0].device).argsort()  # the inverse permutation
+    return torch.cat(parts)[original]
 
 
 class Zhyper(nn.Module):
-    """A tokenizer, a frozen GPT and, unless it is the bare GPT, what adapts it to a description.
+    """A whole system, whatever the method: a tokenizer, a frozen GPT, and what adapts it to a text.
 
-    `hypernetwork` is one of hyper.HYPERNETWORKS, with the `encoder` that it reads through. With
-    `in_prompt` the description also stands before the prompt, which is what the baselines do.
-    `template` turns a bare question into a prompt.
+    `hypernetwork` is one of hyper.HYPERNETWORKS, with the `encoder` that it reads through; without
+    one the model stays frozen. With `in_prompt` the description also stands before the prompt, as
+    in the methods `prompt` and `lora-prompt`. `template` turns a bare question into a prompt.
     """
 
     def __init__(
@@ -56,6 +58,13 @@ class Zhyper(nn.Module):
         self.hypernetwork: nn.Module | None = hypernetwork
         self.in_prompt, self.template = in_prompt, template
 
+    @classmethod
+    def from_pretrained(cls, name: str) -> "Zhyper":
+        """A real model and its tokenizer, from a folder or the hub; raises as GPT's does."""
+        folder = pretrained.find(name)
+        backbone = GPT.from_pretrained(str(folder))
+        return cls(read_tokenizer(folder, backbone.config.vocab_size), backbone)
+
     @property
     def device(self) -> torch.device:
         return self.backbone.embed_tokens.weight.device
@@ -64,7 +73,9 @@ class Zhyper(nn.Module):
 
     def ids(self, texts: Sequence[str], what: str, longest: int | None = None) -> list[list[int]]:
         """Token ids of each text. Raises ValueError for an empty text, or one over `longest`."""
-        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        special = what != "answer"  # what a tokenizer may put before a text, not into its middle
+        rows = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        rows = [encoding.ids for encoding in rows]
         for text, row in zip(texts, rows, strict=True):
             if not text.strip():
                 raise ValueError(f"the {what} is empty: write at least a word")
@@ -75,33 +86,37 @@ class Zhyper(nn.Module):
 
     def embed(self, descriptions: Sequence[str]) -> Tensor:
         """The embedding c of each description, (n, d_text). Raises ValueError as `ids` does."""
+        if self.encoder is None:
+            raise ValueError("this system has no encoder: choose a method that reads descriptions")
         rows = self.ids(descriptions, "description", self.encoder.config.block_size)
 
         def encode(some: list[int]) -> Tensor:
-            return self.encoder(*(x.to(self.device) for x in pad([rows[i] for i in some])))
+            ids, mask = pad([rows[i] for i in some])
+            return self.encoder(ids.to(self.device), mask.to(self.device))
 
         return by_length(rows, 16, encode)
 
     def adapt(self, descriptions: Descriptions) -> Adapter:
         """The update of every site, row i for descriptions[i]; equal texts are encoded once.
 
-        A description that is None gives the frozen model, exactly. Rows of c may stand in place of
-        texts: adapt(torch.lerp(c1, c2, 0.3)) generates for a point between two of them.
+        A description that is None gives the frozen model, exactly. Embeddings may stand in place
+        of texts: adapt(torch.lerp(c1, c2, 0.3)) generates for a point between two of them.
         """
-        given = isinstance(descriptions, Tensor)
-        texts = [] if given else [t for t in dict.fromkeys(descriptions or ()) if t is not None]
-        if self.hypernetwork is None or not given and not texts:
+        if self.hypernetwork is None or descriptions is None:
             return {}
         with torch.autocast(self.device.type, enabled=False):  # bf16 would blur the texts
-            reads = self.hypernetwork.reads_text and not given
-            adapter = self.hypernetwork(self.embed(texts) if reads else descriptions)
-        if given:
-            return adapter
+            if isinstance(descriptions, Tensor):
+                return self.hypernetwork(descriptions)
+            texts = [text for text in dict.fromkeys(descriptions) if text is not None]
+            if not texts:
+                return {}
+            c = self.embed(texts) if self.hypernetwork.reads_text else None
+            adapter = self.hypernetwork(c)
         number = {text: i for i, text in enumerate(texts)}
-        rows = torch.tensor([number.get(text, 0) for text in descriptions], device=self.device)
-        adapter = {site: update.select(rows) for site, update in adapter.items()}
-        if None in descriptions:  # B = 0 in these rows
-            has = torch.tensor([[[t is not None]] for t in descriptions], device=self.device)
+        index = torch.tensor([number.get(text, 0) for text in descriptions], device=self.device)
+        adapter = {site: update.select(index) for site, update in adapter.items()}
+        if None in descriptions:  # these rows borrowed the first text's update: B = 0 undoes it
+            has = torch.tensor([[[text is not None]] for text in descriptions], device=self.device)
             adapter = {site: replace(u, B=u.B * has) for site, u in adapter.items()}
         return adapter
 
@@ -127,8 +142,8 @@ class Zhyper(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """How well each answer fits: loss summed over its tokens (nats), tokens, exact; each (b,).
 
-        An answer is exact if greedy generation would write it and stop. One pass tells, because
-        generation would read the same tokens.
+        EOS is its last token. It is exact if greedy generation would write it and stop: one pass
+        tells, because generation would read the same tokens.
         """
         asked, eos = self.prompt_ids(prompts, descriptions), self.backbone.config.eos
         pairs = zip(asked, self.ids(answers, "answer"), strict=True)
@@ -137,20 +152,22 @@ class Zhyper(nn.Module):
         def score_some(some: list[int]) -> Tensor:
             ids, mask = (x.to(self.device) for x in pad([rows[i] for i in some]))  # (b, t)
             index = torch.tensor(some, device=self.device)
-            start = torch.tensor([[len(asked[i])] for i in some], device=self.device)
-            answer = mask & (torch.arange(ids.shape[1], device=self.device) >= start)
+            start = torch.tensor([len(asked[i]) for i in some], device=self.device)
+            in_answer = mask & (torch.arange(ids.shape[1], device=self.device) >= start[:, None])
             updates = {site: update.select(index) for site, update in adapter.items()}
-            features = self.backbone.features(ids[:, :-1], updates)[answer[:, 1:]]
-            logits, target = self.backbone.logits(features).float(), ids[answer]  # (n, vocab), (n,)
+            features = self.backbone.features(ids[:, :-1], updates)  # causal: padding comes after
+            features = features[in_answer[:, 1:]]  # (all answers' tokens, d): what predicts each
+            logits, target = self.backbone.logits(features).float(), ids[in_answer]
             loss = F.cross_entropy(logits, target, reduction="none")
             wrong = (logits.argmax(-1) != target).to(loss.dtype)
-            columns = torch.stack([loss, torch.ones_like(loss), wrong], dim=1)  # (n, 3)
-            return columns.new_zeros(len(some), 3).index_add(0, answer.nonzero()[:, 0], columns)
+            row = in_answer.nonzero()[:, 0]  # whose answer each token is part of
+            sums = [loss.new_zeros(len(some)).index_add(0, row, x) for x in (loss, wrong)]
+            return torch.stack([*sums, in_answer.sum(1)], dim=1)  # (b, 3)
 
-        loss, count, wrong = by_length(rows, 64, score_some).unbind(1)
-        return loss, count, wrong == 0
+        loss, wrong, tokens = by_length(rows, 64, score_some).unbind(1)
+        return loss, tokens, wrong == 0
 
-    forward = score  # what DistributedDataParallel calls
+    forward = score  # so that DistributedDataParallel can wrap a system
 
     @torch.inference_mode()
     def generate(
@@ -159,9 +176,10 @@ class Zhyper(nn.Module):
         """The answer to each prompt, every row under its own description.
 
         Greedy at temperature 0; else drawn, the same for the same seed. A row ends with EOS, or
-        when it is full. Raises ValueError for a text or an option that cannot be.
+        when it is full. Leaves the system in eval mode. Raises ValueError for what cannot be.
         """
-        if max_new_tokens < 1 or not 0 <= temperature < float("inf") or (top_k or 1) < 1:
+        least = 1 if top_k is None else top_k
+        if min(max_new_tokens, least) < 1 or not 0 <= temperature < float("inf"):
             what = f"max_new_tokens {max_new_tokens}, top_k {top_k}, temperature {temperature}"
             raise ValueError(f"{what}: the least are 1, 1 and 0, and none may be infinite")
         rows, config = self.prompt_ids(prompts, descriptions), self.backbone.config
@@ -179,8 +197,8 @@ class Zhyper(nn.Module):
             ids = sample(self.backbone.logits(features), temperature, top_k, generator)  # (b, 1)
             written.append(ids[:, 0].masked_fill(ended, config.eos))
             ended |= (ids[:, 0] == config.eos) | (len(written) >= room)
-        answers = [[*row, config.eos] for row in torch.stack(written, dim=1).tolist()]
-        return self.tokenizer.decode_batch([row[: row.index(config.eos)] for row in answers])
+        ids = [[*row, config.eos] for row in torch.stack(written, dim=1).tolist()]  # an EOS in each
+        return self.tokenizer.decode_batch([row[: row.index(config.eos)] for row in ids])
 
     # ---- one description's adapter, taken away
 
@@ -213,7 +231,7 @@ class Zhyper(nn.Module):
         for (layer, module), update in self.adapter_of(description).items():
             name = pretrained.hub_name(f"layers.{layer}.{module}", GPT.HUB_NAMES)
             tensors[f"{name}.lora_A"] = update.folded()[0]  # (r, d_in)
-            tensors[f"{name}.lora_B"] = update.B.flatten(0, -2)  # (d_out, r)
+            tensors[f"{name}.lora_B"] = update.B.flatten(0, -2)  # (d_out, r), a leading 1 dropped
         config = self.hypernetwork.config
         pretrained.write_adapter(to, tensors, config.rank, config.alpha, backbone, force)
         if backbone:
@@ -232,44 +250,47 @@ class Zhyper(nn.Module):
         content = {"backbone": fingerprint(self.backbone), "weights": own}
         content |= {"in_prompt": self.in_prompt, "template": self.template}
         for name, network in (("encoder", self.encoder), ("hyper", self.hypernetwork)):
-            content[name] = network and asdict(network.config)
+            content[name] = None if network is None else asdict(network.config)
         write_file(run / f"{method}.pt", content)
 
     @classmethod
     def load_backbone(cls, run: str | Path) -> "Zhyper":
         """The frozen model of a run folder; raises as read_file does."""
 
-        def build(saved: dict) -> Zhyper:
+        def make(saved: dict) -> Zhyper:
             system = cls(from_json(saved["tokenizer"]), GPT(ModelConfig(**saved["config"])))
             system.backbone.load_state_dict(saved["weights"])
             return system
 
-        return read_file(Path(run) / "backbone.pt", build)
+        return read_file(Path(run) / "backbone.pt", make)  # names the file if anything fails
 
     @classmethod
     def load(cls, run: str | Path, method: str = "zhyper-diag", device="cpu") -> "Zhyper":
         """What a run folder has of a method; raises as read_file does."""
         base = cls.load_backbone(run)
 
-        def build(saved: dict) -> Zhyper:
+        def make(saved: dict) -> Zhyper:
             if saved["backbone"] != fingerprint(base.backbone):
                 raise ValueError(f"backbone {saved['backbone']}, not {fingerprint(base.backbone)}")
-            encoder = saved["encoder"] and Encoder(ModelConfig(**saved["encoder"]))
-            hyper = saved["hyper"] and base.build(HyperConfig(**saved["hyper"]), encoder)
+            encoder = hypernetwork = None
+            if saved["encoder"]:
+                encoder = Encoder(ModelConfig(**saved["encoder"]))
+            if saved["hyper"]:
+                hypernetwork = base.new_hypernetwork(HyperConfig(**saved["hyper"]), encoder)
             rest = saved["in_prompt"], saved["template"]
-            system = cls(base.tokenizer, base.backbone, encoder, hyper, *rest)
+            system = cls(base.tokenizer, base.backbone, encoder, hypernetwork, *rest)
             system.load_state_dict(base.state_dict() | saved["weights"])
             return system
 
-        return read_file(Path(run) / f"{method}.pt", build).to(device).eval()
+        return read_file(Path(run) / f"{method}.pt", make).to(device).eval()
 
-    def build(self, config: HyperConfig, encoder: Encoder | None) -> nn.Module:
-        """A hypernetwork of that kind and size, between that encoder and this backbone."""
+    def new_hypernetwork(self, config: HyperConfig, encoder: Encoder | None) -> nn.Module:
+        """A fresh one of that kind and size, between that encoder and this backbone."""
         sizes, d_text = self.backbone.config, encoder.config.width if encoder else 0
         return HYPERNETWORKS[config.kind](config, sizes.layers, sizes.shapes, d_text)
 
 
-# ---- the command line
+# ---- the command line: a function for each command, whose docstring is its help
 
 USAGE = "/describe TEXT: answer as it says   /help: this   /quit: leave   anything else: a question"
 
@@ -279,7 +300,7 @@ def to_prompt(system: Zhyper, question: str) -> str:
     return question.replace("\\n", "\n") if "\\n" in question else system.template.format(question)
 
 
-def answer(system: Zhyper, args, question: str, description: str | None) -> str:
+def answers(system: Zhyper, args, question: str, description: str | None) -> str:
     prompt = to_prompt(system, question)
     options = args.max_new_tokens, args.temperature, args.top_k, args.seed
     frozen, adapted = (system.generate([prompt], [d], *options)[0] for d in (None, description))
@@ -288,7 +309,7 @@ def answer(system: Zhyper, args, question: str, description: str | None) -> str:
 
 def generate(system: Zhyper, args) -> None:
     """one question: the frozen and the adapted answer"""
-    print(answer(system, args, args.prompt, args.description))
+    print(answers(system, args, args.prompt, args.description))
 
 
 def chat(system: Zhyper, args) -> None:
@@ -298,12 +319,9 @@ def chat(system: Zhyper, args) -> None:
     while True:
         try:
             line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            return print()
-        command, _, text = line.partition(" ")
-        try:
+            command, _, text = line.partition(" ")
             if command == "/quit":
-                return None
+                return
             if command == "/describe":
                 system.prompt_ids(["?"], [text])  # a method that reads it there may find it long
                 norms = system.relative_norms(system.adapt([text])).values()
@@ -312,7 +330,9 @@ def chat(system: Zhyper, args) -> None:
             elif not line or command.startswith("/"):
                 print(USAGE)
             else:
-                print(answer(system, args, line, description))
+                print(answers(system, args, line, description))
+        except (EOFError, KeyboardInterrupt):
+            return print()
         except ValueError as error:
             print("error:", error)
 
@@ -327,25 +347,24 @@ def export(system: Zhyper, args) -> None:
 def explain(system: Zhyper, args) -> None:
     """every stage between a description and an answer, with its shape and its size"""
 
-    def stage(name: str, shape: Sequence[int], numbers: int, why: str) -> None:
-        print(f"{name:9}{tuple(shape)!s:16}{numbers:>8,}  {why}")
+    def stage(name: str, numbers: Sequence[Tensor], why: str) -> None:
+        shape = f"{len(numbers)} × " if len(numbers) > 1 else ""
+        shape += str(tuple(numbers[0].shape))
+        print(f"{name:9}{shape:17}{sum(n.numel() for n in numbers):>7,}  {why}")
 
     def pieces(ids: Sequence[int]) -> str:
         return "|".join(system.tokenizer.decode([i]) for i in ids)
 
     adapter, c = system.adapter_of(args.description), system.embed([args.description])
-    ids, feature = system.ids([args.description], "description")[0], system.hypernetwork.trunk(c)
-    stage("tokens", (1, len(ids)), len(ids), f"the description in pieces: {pieces(ids)}")
-    stage("c", c.shape, c.numel(), "the encoder's mean over them: what the text says")
-    stage("feature", feature.shape, feature.numel(), "the trunk's: c as every site sees it")
-    site, first = next(iter(adapter.items()))
+    ids = system.ids([args.description], "description")
+    stage("tokens", [torch.tensor(ids)], f"the description in pieces: {pieces(ids[0])}")
+    stage("c", [c], "the encoder's mean over them: what the text says")
+    stage("feature", [system.hypernetwork.trunk(c)], "the trunk's: c as every site sees it")
+    (layer, module), first = next(iter(adapter.items()))
     for name in ("A", "B") if first.z is None else ("z",):
-        numbers = [getattr(update, name) for update in adapter.values()]
-        some = " ".join(f"{x:.2f}" for x in numbers[0].flatten()[:4].tolist())
-        why = (
-            f"the heads', at each of {len(adapter)} sites: {some} ... in layer {site[0]} {site[1]}"
-        )
-        stage(name, numbers[0].shape, sum(n.numel() for n in numbers), why)
+        some = " ".join(f"{x:.2f}" for x in getattr(first, name).flatten()[:4].tolist())
+        why = f"the heads', for every site: {some} ... in layer {layer} {module}"
+        stage(name, [getattr(update, name) for update in adapter.values()], why)
     print("‖ΔW‖/‖W‖ of every site: how far the adapter moves the weights")
     norms = system.relative_norms(adapter)
     for layer in dict.fromkeys(layer for layer, _ in norms):

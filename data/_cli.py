@@ -35,7 +35,8 @@ def one_line_errors(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        again = "the same command without --force goes on from the last checkpoint"
+        print(f"stopped; {again}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)

@@ -2,9 +2,10 @@
 
 import random
 import string
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, product
+from operator import ne
 
 from data import SPLITS, Data, Record
 
@@ -21,26 +22,38 @@ def evaluated_splits(data: Data, validate: bool = False) -> tuple[list[str], str
 def swapped(records: Sequence[Record], rng: random.Random) -> list[str]:
     """For each row the description of another context, one under which its answer is wrong.
 
-    Taken from a row with the same prompt or, if there is none (free text), from any other row.
+    Taken from a row with the same prompt or, if there is none (free text), from any other row. The
+    time grows with the rows, not with their square. Raises ValueError if there is no such row.
     """
-    same_prompt, chosen = defaultdict(list), []
+
+    def parts(record: Record) -> tuple[str, str, str]:  # a rival differs in each
+        return record.context, record.answer, record.description
+
+    def keys(prompt: str | None, record: Record) -> list[tuple]:
+        return [(prompt, *key) for key in product(*((part, None) for part in parts(record)))]
+
+    def count_rivals(prompt: str | None, record: Record) -> int:  # by inclusion and exclusion
+        return sum((-1) ** sum(map(bool, key[1:])) * count[key] for key in keys(prompt, record))
+
+    def first_rival(record: Record, tries: Iterable[Record]) -> Record | None:
+        return next((r for r in tries if all(map(ne, parts(r), parts(record)))), None)
+
+    rows, count, found, chosen = defaultdict(list), Counter(), defaultdict(list), []
     for record in records:
-        same_prompt[record.prompt].append(record)
+        for prompt in (record.prompt, None):  # None: any
+            rows[prompt].append(record)
+            count.update(keys(prompt, record))
     for record in records:
-        pool = same_prompt[record.prompt]
-        tries = (rng.choice(rows) for rows in (pool, records) for _ in range(64))  # usually enough
-        for rival in chain(tries, pool, records):
-            if (
-                rival.context != record.context
-                and rival.answer != record.answer
-                and rival.description != record.description
-            ):
-                chosen.append(rival.description)
-                break
-        else:
-            raise ValueError(
-                f"the split {record.split!r} has one context only: add another to swap"
-            )
+        prompt = record.prompt if count_rivals(record.prompt, record) else None
+        if not count_rivals(prompt, record):
+            what = f"the split {record.split!r} has no context but {record.context!r}"
+            raise ValueError(f"{what} that answers otherwise: add one to swap")
+        draws = (rng.choice(rows[prompt]) for _ in range(16))
+        rival = first_rival(record, chain(draws, found[prompt]))
+        if rival is None:  # twenty times at most for a prompt: then `found` serves every row
+            rival = first_rival(record, rows[prompt])
+            found[prompt].append(rival)
+        chosen.append(rival.description)
     return chosen
 
 
@@ -57,20 +70,18 @@ def other_descriptions(records: Sequence[Record], seed: int) -> dict[str, list[s
     return {"swapped": swapped(records, rng), "random": noise, "none": [None] * len(records)}
 
 
-def check(
-    data: Data, validate: bool, ids: Callable, encoder: int, backbone: int, in_prompt: bool
-) -> None:
+def check(data: Data, validate: bool, ids: Callable, encoder, backbone, in_prompt: bool) -> None:
     """Raise ValueError for data in which nothing tells contexts apart, or a text that is too long.
 
-    `ids` are those of texts, `encoder` and `backbone` how many each reads; `in_prompt` says whether
-    the backbone also reads descriptions.
+    `ids` are those of texts, `encoder` and `backbone` the sizes of the networks that read them;
+    `in_prompt` says whether the backbone also reads descriptions.
     """
     if len({record.context for record in data.split("train")}) < 2:
         raise ValueError(f"{data.name} trains on one context only: add another to tell it from")
     swapped(data.split(evaluated_splits(data, validate)[1]), random.Random(0))
     texts = [random_text(random.Random(0)), *{row.description for row in data.records}]
-    longest = max(map(len, ids(texts, "description", encoder)))
-    room = backbone - 1 - (longest + 1 if in_prompt else 0)
+    longest = max(map(len, ids(texts, "description", encoder.block_size)))
+    room = backbone.block_size - 1 - (longest + 1 if in_prompt else 0)
     prompts, answers = zip(*{(row.prompt, row.answer) for row in data.records}, strict=True)
     for prompt, *parts in zip(prompts, ids(prompts, "prompt"), ids(answers, "answer"), strict=True):
         length = sum(map(len, parts))

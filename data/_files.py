@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,11 @@ def fingerprint(network: torch.nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
+def checksum(content: dict) -> str:
+    """Twelve hex digits that tell what a .json file should hold; a .pt file has its own."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
 def write_file(path: Path, content: dict) -> None:
     """Write a .pt or .json file beside the old, flush, rename: a stop leaves the old one whole.
 
@@ -38,6 +44,7 @@ def write_file(path: Path, content: dict) -> None:
         return
     temporary, buffer = path.with_name(path.name + ".tmp"), io.BytesIO()
     if path.suffix == ".json":
+        content = content | {"checksum": checksum(content)}
         buffer.write(json.dumps(content, indent=1).encode())
     else:
         torch.save(content, buffer)
@@ -69,6 +76,8 @@ def read_file(path: Path, build: Callable[[dict], object] = dict):
         return build(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged file raises many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # of which torch advises to allow it
+            reason = "it holds more than weights"
         raise ValueError(f"{path} is of no use ({reason}): delete it, and {again} again") from None
 
 
@@ -76,7 +85,7 @@ def read_file(path: Path, build: Callable[[dict], object] = dict):
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process, however it ends. Raises ValueError if another has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    with open(folder / "lock", "a") as file:  # whatever it holds stays
         try:
             if fcntl and not RANK:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,26 +98,30 @@ def open_results(folder: Path, names: Sequence[str], made_of: dict, force: bool)
     """results.json of the folder if it is of this very run, else a new one.
 
     With `force` it is removed, and with it NAME.pt and checkpoint-NAME.pt. Raises ValueError if it
-    is of a run made of other settings or data, or missing where there are such files.
+    is of a run made of other settings or data, or if one of these files is not of train.py.
     """
-    path = folder / "results.json"
+    path, new = folder / "results.json", {"made_of": made_of, "rows": []}
     files = [folder / f"{prefix}{name}.pt" for prefix in ("", "checkpoint-") for name in names]
-    found = [file for file in files if file.exists()]
-    if force:  # results.json goes last: until then the others are known to be of another run
-        for file in (*found, path) if not RANK else ():
+    files = [file for file in (*files, path) if file.exists()]
+    if not files or force and RANK:
+        return new
+    content = path.read_bytes() if path.exists() else b""
+    if not content.startswith(b'{\n "made_of": {'):  # as write_file begins
+        what = f"{', '.join(map(str, files))}: no results.json shows that this is of train.py"
+        raise ValueError(f"{what}: choose --out, or move it away")
+    if force:
+        for file in files:  # results.json goes last: until then it shows whose the others are
             file.unlink(missing_ok=True)
-    elif path.exists():
-        try:
-            results = json.loads(path.read_bytes())
-            earlier, _ = results["made_of"], results["rows"]
-            known = {name: earlier[name] for name in made_of}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is of no use ({error!r}): start again with --force") from None
-        differ = [f"{k} {known[k]}, now {v}" for k, v in made_of.items() if known[k] != v]
-        if differ:
-            what = f"{folder} holds results of other settings ({', '.join(differ)})"
-            raise ValueError(f"{what}: choose --out, or --force to replace them")
-        return results
-    elif found:
-        raise ValueError(f"{found[0]} is of an unknown run: choose --out, or --force to remove it")
-    return {"made_of": made_of, "rows": []}
+        return new
+    try:
+        results = json.loads(content)
+        if results.pop("checksum") != checksum(results):
+            raise ValueError("its checksum is wrong")
+    except (ValueError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} is of no use ({error!r}): start again with --force") from None
+    known = results["made_of"]
+    differ = [f"{k} {known.get(k)}, now {v}" for k, v in made_of.items() if known.get(k) != v]
+    if differ:
+        what = f"{folder} holds results of other settings ({', '.join(differ)})"
+        raise ValueError(f"{what}: choose --out, or --force to replace them")
+    return results

@@ -41,7 +41,7 @@ def find(name: str) -> Path:
     wanted = ["config.json", "tokenizer*.json", "model*.safetensors", "model*.index.json"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a connection that breaks off raises many kinds
         reason = str(error).strip().partition("\n")[0]
         raise FileNotFoundError(
             f"no model {name}: it is no folder, and the hub does not give it ({reason}): "
@@ -67,14 +67,15 @@ def read_sizes(folder: Path, fixed: Mapping[str, tuple]) -> dict:
     config.setdefault("tie_word_embeddings", False)
     if isinstance(config.get("eos_token_id"), list):
         config["eos_token_id"] = config["eos_token_id"][0]
-    needed = [key for key in SIZES if not key.endswith("_eps")]
-    if config["model_type"] == "bert":  # it has neither
-        needed = [key for key in needed if key not in ("rope_theta", "eos_token_id")]
-        config.pop("eos_token_id", None)
+    bert = config["model_type"] == "bert"
+    absent = ("rms_norm_eps", "rope_theta", "eos_token_id") if bert else ("layer_norm_eps",)
+    needed = {key: ours for key, ours in SIZES.items() if key not in absent}
     for key in needed:
-        if config.get(key) is None:
-            raise ValueError(f"{path} says nothing of {key}: add what the model was trained with")
-    return {ours: config[key] for key, ours in SIZES.items() if config.get(key) is not None}
+        kind = int | float if key.endswith(("_eps", "_theta")) else int
+        if not isinstance(config.get(key), kind):
+            what = f"{path}: {key} is {config.get(key)!r}"
+            raise ValueError(f"{what}: write the number that the model was trained with")
+    return {ours: config[key] for key, ours in needed.items()}
 
 
 def fill(network, folder: Path, names: Mapping[str, str], unused: str):
@@ -95,9 +96,9 @@ def fill(network, folder: Path, names: Mapping[str, str], unused: str):
             raise ValueError(
                 f"{folder}: the tensor {theirs} is {have}, and config.json says {want}"
             )
-        if "position_embeddings" in theirs and token_types is not None:
-            tensor = tensor + token_types[0]  # every token of a description has type 0
         parameter.data.copy_(tensor)  # bf16 is widened to float32
+        if "position_embeddings" in theirs and token_types is not None:
+            parameter.data += token_types[0]  # every token of a description has type 0
     left = [name for name in tensors if not re.search(unused, name)]
     if left:
         raise ValueError(f"{folder}: nothing here uses the tensor {left[0]} ({len(left)} such)")

@@ -53,7 +53,7 @@ def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Z
     system = Zhyper(tokenizer, GPT(config))
     if kind != "lora":
         system.encoder = Encoder(replace(config, layers=1))
-    system.hypernetwork = system.build(tiny_config(kind, **changes), system.encoder)
+    system.hypernetwork = system.new_hypernetwork(tiny_config(kind, **changes), system.encoder)
     for name, weight in system.hypernetwork.named_parameters():
         if name.startswith("B.") or kind == "t2l" and name.startswith("heads"):
             torch.nn.init.normal_(weight, std=0.3)
@@ -104,7 +104,7 @@ def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
         settings = smoke("two.jsonl", folder, steps=80)
         train.pretrain(system, data.documents, settings)
         system.encoder = Encoder(preset.encoder)
-        system.hypernetwork = system.build(tiny_config("zhyper-diag"), system.encoder)
+        system.hypernetwork = system.new_hypernetwork(tiny_config("zhyper-diag"), system.encoder)
         before = {name: weight.clone() for name, weight in system.state_dict().items()}
         method = train.Method("zhyper-diag", lr=5e-3)
         train.fit(system, "tiny", method, data.split("train"), settings)
