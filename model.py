@@ -191,10 +191,10 @@ class GPT(nn.Module):
         if cache is not None:
             past = cache[0][0].shape[2] if cache else 0  # keys of layer 0
             key = torch.arange(past + t, device=ids.device)
-            query, padding = key[past:, None], padding[:, None, None, None]  # (t, 1), (b, 1, 1, 1)
-            mask = (key <= query) & (key >= padding)  # (b, 1, t, past + t)
+            position = key[past:]  # counted with the padding: only their differences matter
+            query = position[:, None]  # (t, 1)
+            mask = (key <= query) & (key >= padding[:, None, None, None])  # (b, 1, t, past + t)
             mask = mask | (key == query)  # padding attends to itself: softmax of nothing is NaN
-            position = key[past:] - padding[..., 0]  # (b, 1, t)
         rope = rotary(position, config.width // config.heads, config.theta)
         x = self.embed_tokens(ids)  # (b, t, d)
         for block in self.layers:

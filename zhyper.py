@@ -73,9 +73,11 @@ class Zhyper(nn.Module):
 
     def ids(self, texts: Sequence[str], what: str, longest: int | None = None) -> list[list[int]]:
         """Token ids of each text. Raises ValueError for an empty text, or one over `longest`."""
-        special = what != "answer"  # what a tokenizer may put before a text, not into its middle
-        rows = self.tokenizer.encode_batch(list(texts), add_special_tokens=special)
-        rows = [encoding.ids for encoding in rows]
+        try:  # an answer gets no BOS: it goes on
+            rows = self.tokenizer.encode_batch([*texts], add_special_tokens=what != "answer")
+        except TypeError:
+            raise ValueError(f"the {what} holds bytes that are not text: remove them") from None
+        rows = [row.ids for row in rows]
         for text, row in zip(texts, rows, strict=True):
             if not text.strip():
                 raise ValueError(f"the {what} is empty: write at least a word")
@@ -130,6 +132,8 @@ class Zhyper(nn.Module):
         count = len(prompts) if descriptions is None else len(descriptions)
         if not len(prompts) or count != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, {count} descriptions: give one for each")
+        if descriptions is not None and not isinstance(descriptions, Tensor):
+            self.ids([text for text in {*descriptions} if text is not None], "description")
         if self.in_prompt and descriptions is not None:
             if isinstance(descriptions, Tensor):
                 raise ValueError("this method reads descriptions in the prompt: give texts")
@@ -225,17 +229,18 @@ class Zhyper(nn.Module):
         """Write one description's adapter as a folder for peft, with A' = Z A and B' = B.
 
         And, given a second folder, the frozen model as a Llama of transformers. Raises ValueError
-        without safetensors; FileExistsError for a folder that exists, unless `force` is given.
+        without safetensors, or for a folder that exists, unless `force` is given.
         """
+        pretrained.check_new((to, backbone), force)
         tensors = {}
         for (layer, module), update in self.adapter_of(description).items():
             name = pretrained.hub_name(f"layers.{layer}.{module}", GPT.HUB_NAMES)
             tensors[f"{name}.lora_A"] = update.folded()[0]  # (r, d_in)
             tensors[f"{name}.lora_B"] = update.B.flatten(0, -2)  # (d_out, r), a leading 1 dropped
         config = self.hypernetwork.config
-        pretrained.write_adapter(to, tensors, config.rank, config.alpha, backbone, force)
+        pretrained.write_adapter(to, tensors, config.rank, config.alpha, backbone)
         if backbone:
-            pretrained.write_llama(backbone, self.backbone, self.tokenizer.to_str(), force)
+            pretrained.write_llama(backbone, self.backbone, self.tokenizer)
 
     # ---- files: backbone.pt, which all methods of a run share, and a METHOD.pt for each
 
@@ -272,11 +277,9 @@ class Zhyper(nn.Module):
         def make(saved: dict) -> Zhyper:
             if saved["backbone"] != fingerprint(base.backbone):
                 raise ValueError(f"backbone {saved['backbone']}, not {fingerprint(base.backbone)}")
-            encoder = hypernetwork = None
-            if saved["encoder"]:
-                encoder = Encoder(ModelConfig(**saved["encoder"]))
-            if saved["hyper"]:
-                hypernetwork = base.new_hypernetwork(HyperConfig(**saved["hyper"]), encoder)
+            encoder = Encoder(ModelConfig(**saved["encoder"])) if saved["encoder"] else None
+            hyper = HyperConfig(**saved["hyper"]) if saved["hyper"] else None
+            hypernetwork = base.new_hypernetwork(hyper, encoder) if hyper else None
             rest = saved["in_prompt"], saved["template"]
             system = cls(base.tokenizer, base.backbone, encoder, hypernetwork, *rest)
             system.load_state_dict(base.state_dict() | saved["weights"])
@@ -301,9 +304,9 @@ def to_prompt(system: Zhyper, question: str) -> str:
 
 
 def answers(system: Zhyper, args, question: str, description: str | None) -> str:
-    prompt = to_prompt(system, question)
+    prompt, two = [to_prompt(system, question)] * 2, [None, description]
     options = args.max_new_tokens, args.temperature, args.top_k, args.seed
-    frozen, adapted = (system.generate([prompt], [d], *options)[0] for d in (None, description))
+    frozen, adapted = system.generate(prompt, two, *options)
     return f"frozen:  {frozen}\nadapted: {adapted}"
 
 
@@ -355,6 +358,7 @@ def explain(system: Zhyper, args) -> None:
     def pieces(ids: Sequence[int]) -> str:
         return "|".join(system.tokenizer.decode([i]) for i in ids)
 
+    prompt = torch.tensor(system.prompt_ids([to_prompt(system, args.prompt)], None))
     adapter, c = system.adapter_of(args.description), system.embed([args.description])
     ids = system.ids([args.description], "description")
     stage("tokens", [torch.tensor(ids)], f"the description in pieces: {pieces(ids[0])}")
@@ -371,7 +375,6 @@ def explain(system: Zhyper, args) -> None:
         row = [f"{m} {norm:.3f}" for (l, m), norm in norms.items() if l == layer]
         print(f"  layer {layer:<4}{'   '.join(row)}")
     print("the likeliest first tokens of the answer")
-    prompt = torch.tensor(system.prompt_ids([to_prompt(system, args.prompt)], None))
     for name, updates in (("frozen", {}), ("adapted", adapter)):
         p, best = system.backbone(prompt, updates)[0, -1].softmax(-1).topk(5)
         pairs = zip(best.tolist(), p.tolist(), strict=True)

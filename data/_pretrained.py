@@ -10,10 +10,8 @@ names the file or the tensor and what would mend it.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from data._tokenizer import EOS, PAD
 
 FILES = "config.json, tokenizer.json and model.safetensors"
 SIZES = {  # what a config.json calls otherwise than model.ModelConfig
@@ -56,7 +54,8 @@ def read_sizes(folder: Path, fixed: Mapping[str, tuple]) -> dict:
     """
     path = folder / "config.json"
     config = read_json(path)
-    config |= config.get("rope_parameters") or {}  # where newer files keep rope_theta
+    rope = config.get("rope_parameters")  # where newer files keep rope_theta
+    config |= rope if isinstance(rope, dict) else {}
     for key, values in fixed.items():
         if config.get(key) not in values:
             known = " or ".join(map(repr, values))
@@ -126,7 +125,10 @@ def read_tensors(folder: Path) -> dict:
     index, tensors = folder / "model.safetensors.index.json", {}
     shards = ["model.safetensors"]
     if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        listed = read_json(index).get("weight_map")
+        if not isinstance(listed, dict):
+            raise ValueError(f"{index} is damaged (no weight_map): download it again")
+        shards = sorted(set(listed.values()))
     for path in (folder / shard for shard in shards):
         try:
             tensors |= load_file(path)
@@ -149,15 +151,23 @@ def read_json(path: Path) -> dict:
 # ---- writing
 
 
-def write_folder(to: str, force: bool, weights: str, tensors: dict, files: Mapping) -> None:
+def check_new(folders: Sequence[str | None], force: bool) -> None:
+    """Raise ValueError unless all those folders can be written, each of them another."""
+    named = [Path(folder).resolve() for folder in folders if folder is not None]
+    for folder in named:
+        if named.count(folder) > 1:
+            raise ValueError(f"{folder} cannot hold both: give each a folder of its own")
+        if folder.exists() and not (force and folder.is_dir()):
+            raise ValueError(f"{folder} exists: choose another folder, or --force to write into it")
+
+
+def write_folder(to: str, weights: str, tensors: dict, files: Mapping) -> None:
     """Write tensors, {name: tensor}, into the file `weights`, and JSON, {file: text or dict}."""
     try:
         from safetensors.torch import save_file
     except ImportError:
         raise ValueError("to write for other libraries, pip install safetensors") from None
     folder = Path(to)
-    if folder.exists() and not (force and folder.is_dir()):
-        raise FileExistsError(f"{to} exists: choose another folder, or --force to write into one")
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / weights, metadata={"format": "pt"})
@@ -166,26 +176,25 @@ def write_folder(to: str, force: bool, weights: str, tensors: dict, files: Mappi
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def write_adapter(
-    to: str, tensors: dict, rank: int, alpha: float, base: str | None, force: bool
-) -> None:
+def write_adapter(to: str, tensors: dict, rank: int, alpha: float, base: str | None) -> None:
     """A LoRA as peft keeps it, tensors named "model.layers.0.self_attn.q_proj.lora_A" and so on."""
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
     config |= {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": False}
     config["target_modules"] = sorted({name.split(".")[-2] for name in tensors})
     config["base_model_name_or_path"] = base
     tensors = {f"base_model.model.{name}.weight": tensor for name, tensor in tensors.items()}
-    files = {"adapter_config.json": config}
-    write_folder(to, force, "adapter_model.safetensors", tensors, files)
+    write_folder(to, "adapter_model.safetensors", tensors, {"adapter_config.json": config})
 
 
-def write_llama(to: str, gpt, tokenizer: str, force: bool) -> None:
-    """A model.GPT as a Llama of transformers, and its tokenizer, given as JSON."""
+def write_llama(to: str, gpt, tokenizer) -> None:
+    """A model.GPT and its tokenizer as a Llama of transformers."""
     config = {theirs: getattr(gpt.config, ours) for theirs, ours in SIZES.items()}
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
     config |= {"pad_token_id": 0, "bos_token_id": None, "attention_bias": False, "mlp_bias": False}
     special = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    special |= {"pad_token": PAD, "eos_token": EOS}
-    files = {"config.json": config, "tokenizer_config.json": special, "tokenizer.json": tokenizer}
+    special |= {"pad_token": tokenizer.id_to_token(0)}
+    special |= {"eos_token": tokenizer.id_to_token(gpt.config.eos)}
+    files = {"config.json": config, "tokenizer_config.json": special}
+    files["tokenizer.json"] = tokenizer.to_str()
     tensors = {hub_name(name, gpt.HUB_NAMES): w for name, w in gpt.state_dict().items()}
-    write_folder(to, force, "model.safetensors", tensors, files)
+    write_folder(to, "model.safetensors", tensors, files)
