@@ -11,7 +11,7 @@ python train.py --data voices --preset voices --lr 1e-3              # a real te
 python train.py --data instructions --preset instructions --lr 5e-4  # the paper's own data
 python train.py --data file.jsonl --methods zhyper-diag,t2l          # your own records
 torchrun --nproc-per-node 2 train.py                                 # several devices
-Stopped, it goes on with the same command. For several seeds there is tests/evidence.py.
+A run that was stopped goes on with the same command. Several seeds: tests/evidence.py.
 """
 
 import math
@@ -30,10 +30,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import Data, Record, load
+from data import Data, Record, columns, load
 from data._cli import markdown, one_line_errors, parse
 from data._controls import check, evaluated_splits, other_descriptions
-from data._files import fingerprint, only_writer, open_results, read_file, write_file
+from data._files import fingerprint, only_writer, open_results, read_file, remove_file, write_file
 from data._tokenizer import train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, ModelConfig
@@ -132,14 +132,13 @@ class Settings:
     def __post_init__(self):
         for name in self.chosen:
             check_choice("method", name, METHODS)
-            if METHODS[name].kind:
-                self.hyper_config(METHODS[name])
+        self.hyper_config(METHODS["zhyper-diag"])  # whatever is chosen
         check_choice("preset", self.preset, PRESETS)
         check_choice("device", self.device, DEVICES)
         check_choice("dtype", self.dtype, ["fp32", "bf16"])
-        for name in ("contexts", "rank", "steps", "seconds", "lr"):
+        for name in ("seed", "contexts", "rank", "steps", "seconds", "lr"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not 0 < value + (name == "seed") < 2**63:
                 raise ValueError(f"{name} is {value}: it must be more than 0, and finite")
         if self.seconds and WORLD_SIZE > 1:
             raise ValueError("seconds are counted by one process: give --steps to torchrun")
@@ -156,11 +155,12 @@ class Settings:
     @property
     def identity(self) -> dict:
         """What two runs must have in common for their methods to stand in one table."""
-        free = ("methods", "out", "force", "device")
-        return {name: value for name, value in vars(self).items() if name not in free}
+        own = vars(self) | {"sizes": repr(PRESETS[self.preset])}  # which may be edited
+        return {k: v for k, v in own.items() if k not in ("methods", "out", "force", "device")}
 
     def hyper_config(self, method: Method) -> HyperConfig:
-        rank, trunk = self.rank or method.rank, self.trunk or method.trunk
+        rank = method.rank if self.rank is None else self.rank
+        trunk = method.trunk if self.trunk is None else self.trunk
         modules = tuple(self.modules.replace(" ", "").split(","))
         return HyperConfig(method.kind, rank, 2 * rank, modules, trunk, spread=method.spread)
 
@@ -179,51 +179,55 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
 def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) -> dict:
     """Train the parameters in `groups`, each with its peak rate, on the loss of batch after batch.
 
-    Given `seconds`, there are as many steps as fit into them at the median time so far. Goes on
-    from a checkpoint, on a CPU to the same bits. Raises ValueError if the loss is not finite.
+    Given `seconds`, as many steps as fit into them at the median time so far. Goes on from a
+    checkpoint, on a CPU to the same bits. Raises ValueError if the loss is not finite.
     """
     optimizer = torch.optim.AdamW(groups, fused=True)
     parameters = [p for group in groups for p in group["params"]]
     checkpoint, times, losses = settings.run / f"checkpoint-{name}.pt", [], []
-    if checkpoint.exists():
-        saved = read_file(checkpoint)
+    of = [name, fingerprint(network.backbone if isinstance(network, Zhyper) else network)]
+
+    def restore(saved: dict) -> tuple:
         network.load_state_dict(network.state_dict() | saved["weights"])
         optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["random"])
-        steps, times, losses = saved["steps"], saved["times"], saved["losses"]
-    step = len(times)
+        return saved["steps"], saved["times"], saved["losses"]
+
+    if checkpoint.exists():
+        steps, times, losses = read_file(checkpoint, restore, of)
+    step, total = len(times), None if seconds else steps
     for _ in range(step):
         next(batches)
     model = DistributedDataParallel(network, broadcast_buffers=False) if WORLD_SIZE > 1 else network
     bf16 = torch.autocast(parameters[0].device.type, torch.bfloat16, settings.dtype == "bf16")
-    bar = tqdm(desc=name, total=None if seconds else steps, initial=step, disable=RANK > 0)
-    while step < steps:
-        start, share = time.perf_counter(), learning_rate(step, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        batch = next(batches)  # 1. read
-        with bf16:
-            loss = loss_of(model, batch)  # 2. forward
-        loss.backward()  # 3. backward
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()  # 4. step
-        optimizer.zero_grad()
-        losses.append(round(loss.item(), 5))  # 5. log
-        times.append(time.perf_counter() - start)
-        if not math.isfinite(losses[-1]):
-            advice = f"train with a lower --lr than {groups[-1]['peak']:.2g}, and --force"
-            raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: {advice}")
-        step += 1
-        if seconds:
-            steps = max(step, round(seconds / statistics.median(times)))
-        bar.set_postfix(loss=losses[-1], refresh=False)
-        bar.update()
-        if step % PRESETS[settings.preset].checkpoint == 0 or step == steps:
-            own = {n: w for n, w in network.state_dict().items() if not n.startswith("backbone.")}
-            state = {"weights": own, "optimizer": optimizer.state_dict()}  # 6. checkpoint
-            state |= {"random": torch.get_rng_state()}
-            write_file(checkpoint, state | {"steps": steps, "times": times, "losses": losses})
-    bar.close()
+    with tqdm(desc=name, total=total, initial=step, disable=RANK > 0) as bar:
+        while step < steps:
+            start, share = time.perf_counter(), learning_rate(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            batch = next(batches)  # 1. read
+            with bf16:
+                loss = loss_of(model, batch)  # 2. forward
+            loss.backward()  # 3. backward
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()  # 4. step
+            optimizer.zero_grad()
+            losses.append(round(loss.item(), 5))  # 5. log
+            times.append(time.perf_counter() - start)
+            if not math.isfinite(losses[-1]):
+                advice = f"train with a lower --lr than {groups[-1]['peak']:.2g}, and --force"
+                raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: {advice}")
+            step += 1
+            if seconds:
+                steps = max(step, round(seconds / statistics.median(times)))
+            bar.set_postfix(loss=losses[-1], refresh=False)
+            bar.update()
+            if step % PRESETS[settings.preset].checkpoint == 0 or step == steps:
+                own = network.state_dict()  # 6. checkpoint, without the frozen part
+                state = {"weights": {n: own[n] for n in own if not n.startswith("backbone.")}}
+                state |= {"optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
+                state |= {"of": of, "steps": steps, "times": times, "losses": losses}
+                write_file(checkpoint, state)
     return {"steps": step, "seconds": sum(times), "losses": losses[::10]}
 
 
@@ -294,11 +298,6 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
 # ---- evaluation
 
 
-def columns(rows: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
-    """Prompts, answers and descriptions, as Zhyper.score takes them."""
-    return [r.prompt for r in rows], [r.answer for r in rows], [r.description for r in rows]
-
-
 @torch.no_grad()
 def score_rows(system: Zhyper, records: Sequence[Record], descriptions=None) -> tuple[Tensor, ...]:
     """Zhyper.score of any number of records, under their own or other descriptions: (n,) each."""
@@ -313,8 +312,8 @@ def score_rows(system: Zhyper, records: Sequence[Record], descriptions=None) -> 
 def evaluate(system: Zhyper, records: Sequence[Record], descriptions=None) -> dict:
     """Exact-match accuracy, loss per answer token (nats) and the number of rows."""
     loss, tokens, exact = score_rows(system, records, descriptions)
-    nll = (loss.sum() / tokens.sum()).item()
-    return {"accuracy": exact.mean().item(), "nll": nll, "n": len(records)}
+    accuracy, nll = exact.mean().item(), (loss.sum() / tokens.sum()).item()
+    return {"accuracy": accuracy, "nll": nll, "n": len(records)}
 
 
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
@@ -323,11 +322,11 @@ def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
     splits, limit = {}, PRESETS[settings.preset].evaluate
     for split in found:
         rows = data.split(split)
-        rows = random.Random(settings.seed).sample(rows, min(limit or len(rows), len(rows)))
-        splits[split] = evaluate(system, rows)
-        if split == control:
+        rows = random.Random(settings.seed).sample(rows, len(rows))
+        splits[split] = evaluate(system, rows[:limit])
+        if split == control:  # drawn for all rows: a sample may have one context only
             others = other_descriptions(rows, settings.seed)
-            controls = {name: evaluate(system, rows, texts) for name, texts in others.items()}
+            controls = {k: evaluate(system, rows[:limit], v[:limit]) for k, v in others.items()}
     measure, sign = ("nll", -1) if data.free_text else ("accuracy", 1)
     margin = sign * (splits[control][measure] - controls["swapped"][measure])
     return {"splits": splits, "controls": controls, "margin": margin}
@@ -359,7 +358,7 @@ def read_data(settings: Settings) -> tuple[Data, Zhyper]:
     torch.manual_seed(settings.seed)
     base = Zhyper(tokenizer, GPT(config), template=data.template).to(settings.device)
     in_prompt = any(METHODS[name].in_prompt for name in settings.chosen)
-    check(data, settings.validate, base.ids, preset.encoder, preset.backbone, in_prompt)
+    check(data, settings, base.ids, preset, in_prompt)
     return data, base
 
 
@@ -373,6 +372,8 @@ def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
     pretrained = "backbone" in results and (run / "backbone.pt").exists()
     if pretrained:
         base.backbone = Zhyper.load_backbone(run).backbone.to(settings.device)
+        if fingerprint(base.backbone) != results["backbone"]:
+            raise ValueError(f"{run / 'backbone.pt'} is of another run: delete it, and start again")
     if settings.compile:
         base.backbone.features = torch.compile(base.backbone.features, dynamic=True)
     if not pretrained:
@@ -384,7 +385,7 @@ def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
         if results.get("backbone") != fingerprint(base.backbone):  # rows of another are of no use
             results |= {"backbone": fingerprint(base.backbone), "rows": []}
         write_file(run / "results.json", results)
-        (run / "checkpoint-backbone.pt").unlink(missing_ok=True)
+        remove_file(run / "checkpoint-backbone.pt")
     return data, base, results
 
 
@@ -425,12 +426,12 @@ def run(settings: Settings) -> dict:
                 rows = [row for row in results["rows"] if row["method"] != name]
                 results["rows"] = [*rows, train_method(name, system, METHODS[name], data, settings)]
                 write_file(settings.run / "results.json", results)
-            (settings.run / f"checkpoint-{name}.pt").unlink(missing_ok=True)
+            remove_file(settings.run / f"checkpoint-{name}.pt")
     return results
 
 
 def main() -> None:
-    start = time.perf_counter()
+    start = time.time()
     settings = parse(Settings, sys.argv[1:], "train.py", "Train and compare; every default works.")
     if WORLD_SIZE > 1:
         if ACCELERATOR:
@@ -439,8 +440,7 @@ def main() -> None:
     try:
         results = run(settings)
         if RANK == 0:
-            print(table(results))
-            print(f"{time.perf_counter() - start:.0f} seconds; written to {settings.run}")
+            print(table(results), f"{time.time() - start:.0f} seconds: {settings.run}", sep="\n")
     finally:
         if WORLD_SIZE > 1:
             distributed.destroy_process_group()

@@ -252,7 +252,7 @@ class Zhyper(nn.Module):
     def save(self, run: Path, method: str) -> None:
         """Write all but the frozen model, of which a hash is enough to know it again."""
         own = {name: w for name, w in self.state_dict().items() if not name.startswith("backbone.")}
-        content = {"backbone": fingerprint(self.backbone), "weights": own}
+        content = {"of": [method, fingerprint(self.backbone)], "weights": own}
         content |= {"in_prompt": self.in_prompt, "template": self.template}
         for name, network in (("encoder", self.encoder), ("hyper", self.hypernetwork)):
             content[name] = None if network is None else asdict(network.config)
@@ -275,8 +275,6 @@ class Zhyper(nn.Module):
         base = cls.load_backbone(run)
 
         def make(saved: dict) -> Zhyper:
-            if saved["backbone"] != fingerprint(base.backbone):
-                raise ValueError(f"backbone {saved['backbone']}, not {fingerprint(base.backbone)}")
             encoder = Encoder(ModelConfig(**saved["encoder"])) if saved["encoder"] else None
             hyper = HyperConfig(**saved["hyper"]) if saved["hyper"] else None
             hypernetwork = base.new_hypernetwork(hyper, encoder) if hyper else None
@@ -285,7 +283,8 @@ class Zhyper(nn.Module):
             system.load_state_dict(base.state_dict() | saved["weights"])
             return system
 
-        return read_file(Path(run) / f"{method}.pt", make).to(device).eval()
+        of = [method, fingerprint(base.backbone)]
+        return read_file(Path(run) / f"{method}.pt", make, of).to(device).eval()
 
     def new_hypernetwork(self, config: HyperConfig, encoder: Encoder | None) -> nn.Module:
         """A fresh one of that kind and size, between that encoder and this backbone."""

@@ -28,7 +28,7 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +75,12 @@ class Data:
 
     def split(self, name: str) -> list[Record]:
         return [record for record in self.records if record.split == name]
+
+
+def columns(records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
+    """Prompts, answers and descriptions, in the order in which Zhyper.score takes them."""
+    prompts, answers = [r.prompt for r in records], [r.answer for r in records]
+    return prompts, answers, [r.description for r in records]
 
 
 def names() -> list[str]:

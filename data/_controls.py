@@ -70,18 +70,20 @@ def other_descriptions(records: Sequence[Record], seed: int) -> dict[str, list[s
     return {"swapped": swapped(records, rng), "random": noise, "none": [None] * len(records)}
 
 
-def check(data: Data, validate: bool, ids: Callable, encoder, backbone, in_prompt: bool) -> None:
+def check(data: Data, settings, ids: Callable, preset, in_prompt: bool) -> None:
     """Raise ValueError for data in which nothing tells contexts apart, or a text that is too long.
 
-    `ids` are those of texts, `encoder` and `backbone` the sizes of the networks that read them;
-    `in_prompt` says whether the backbone also reads descriptions.
+    `settings` and `preset` are train.py's, and `ids` gives those of texts; `in_prompt` says whether
+    the backbone also reads descriptions.
     """
     if len({record.context for record in data.split("train")}) < 2:
         raise ValueError(f"{data.name} trains on one context only: add another to tell it from")
-    swapped(data.split(evaluated_splits(data, validate)[1]), random.Random(0))
-    texts = [random_text(random.Random(0)), *{row.description for row in data.records}]
-    longest = max(map(len, ids(texts, "description", encoder.block_size)))
-    room = backbone.block_size - 1 - (longest + 1 if in_prompt else 0)
+    others = other_descriptions(
+        data.split(evaluated_splits(data, settings.validate)[1]), settings.seed
+    )
+    texts = {*others["random"], *(row.description for row in data.records)}
+    longest = max(map(len, ids(texts, "description", preset.encoder.block_size)))
+    room = preset.backbone.block_size - 1 - (longest + 1 if in_prompt else 0)
     prompts, answers = zip(*{(row.prompt, row.answer) for row in data.records}, strict=True)
     for prompt, *parts in zip(prompts, ids(prompts, "prompt"), ids(answers, "answer"), strict=True):
         length = sum(map(len, parts))

@@ -60,8 +60,14 @@ def write_file(path: Path, content: dict) -> None:
         raise OSError(f"cannot write {path} ({reason}): make room, and start again") from None
 
 
-def read_file(path: Path, build: Callable[[dict], object] = dict):
-    """`build` of what write_file wrote.
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there; of several processes only the first does."""
+    if not RANK:
+        path.unlink(missing_ok=True)
+
+
+def read_file(path: Path, build: Callable[[dict], object] = dict, of: list | None = None):
+    """`build` of what write_file wrote; of another thing than `of` it is of no use.
 
     Raises FileNotFoundError, or ValueError for whatever is wrong with the file or does not fit,
     with what mends it.
@@ -73,7 +79,10 @@ def read_file(path: Path, build: Callable[[dict], object] = dict):
         with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not look at them
             if archive.testzip():
                 raise ValueError("a checksum is wrong")
-        return build(torch.load(path, map_location="cpu", weights_only=True))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if of is not None and content["of"] != of:
+            raise ValueError(f"it is of {content['of']}, here is {of}")
+        return build(content)
     except Exception as error:  # a damaged file raises many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # of which torch advises to allow it

@@ -1,99 +1,62 @@
-"""How fast things are, as ratios within one run: what is compared takes turns, so that a slow minute slows both.
+"""How fast things are, as ratios: what is compared takes turns, so that a slow minute slows both.
 
 python tests/bench.py                      # every section
 python tests/bench.py generation           # one of them
 python tests/bench.py --json bench.json    # the same figures for a program to read
 python tests/bench.py training --width 512 --dtype bf16 --device cuda
 
-A section is a function from the command line's options to the lines of a table; `SECTIONS` names it.
+A section is a function from the options to rows of its table; `SECTIONS` has them by name.
 """
 
-import argparse
-import itertools
 import json
 import math
 import resource
 import statistics
 import sys
 import time
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data import cultures  # noqa: E402
-from hyper import AdapterConfig, LowRank  # noqa: E402
-from model import GPT, Encoder, ModelConfig  # noqa: E402
-from train import DTYPES, PRESETS, markdown  # noqa: E402
-from zhyper import END, Zhyper, build_adapter, train_tokenizer  # noqa: E402
-
-REACHED = {True: "yes", False: "no", None: "–"}  # None if it must reach nothing
+from data._cli import Parser, markdown, one_line_errors  # noqa: E402
+from data._tokenizer import train_tokenizer  # noqa: E402
+from hyper import HYPERNETWORKS, Adapter, HyperConfig, LowRank  # noqa: E402
+from model import GPT, Encoder, ModelConfig, pad, rotary  # noqa: E402
+from train import PRESETS  # noqa: E402
+from zhyper import Zhyper  # noqa: E402
 
 
 @dataclass
 class Row:
-    """A figure, its spread over the repeats (half the distance of the quartiles), and what it must reach."""
+    """A figure, its spread over the repeats (half the distance of the quartiles), its limits."""
 
     what: str
     figure: float
-    spread: float
-    unit: str
-    target: str = "–"
-    met: bool | None = None
-
-    HEAD = ["what", "figure", "must reach", "reached"]
+    spread: float = 0.0
+    unit: str = "×"
+    least: float | None = None
+    most: float | None = None
 
     def cells(self) -> list[str]:
         digits = 0 if self.figure >= 100 else 2
-        figure = f"{self.figure:,.{digits}f} ±{self.spread:,.{digits}f} {self.unit}"
-        return [self.what, figure, self.target, REACHED[self.met]]
-
-
-@dataclass
-class Step:
-    """A method's training step as ratios to the frozen backbone's own: its time, and the bytes that autograd keeps."""
-
-    what: str
-    time: float
-    spread: float
-    kept: float
-    most_time: float | None = None  # what they may be, if they must reach something
-    most_kept: float | None = None
-
-    HEAD = ["training step", "time", "bytes kept", "must reach", "reached"]
-
-    @property
-    def met(self) -> bool | None:
-        return self.time <= self.most_time and self.kept <= self.most_kept if self.most_time else None
-
-    def cells(self) -> list[str]:
-        target = f"≤ {self.most_time:.2f}, ≤ {self.most_kept:.2f}" if self.most_time else "–"
-        return [self.what, f"{self.time:.2f} ±{self.spread:.2f} ×", f"{self.kept:.2f} ×", target, REACHED[self.met]]
-
-
-@dataclass
-class Growth:
-    """How the time of each part of a step grows with one size: as size to the power of the exponent."""
-
-    what: str
-    largest: int
-    exponents: dict[str, float]
-    shares: dict[str, float]  # of the step at the largest size
-
-    HEAD = ["what grows", *(f"{part}: exponent, share" for part in ("backbone", "generate", "apply")), "most is"]
-
-    def cells(self) -> list[str]:
-        parts = [f"{self.exponents[part]:.2f}, {self.shares[part]:.0%}" for part in self.exponents]
-        return [f"{self.what}, to {self.largest:,}", *parts, max(self.shares, key=self.shares.get)]
+        spread = f" ±{self.spread:,.{digits}f}" if self.spread else ""
+        figure = f"{self.figure:,.{digits}f}{spread} {self.unit}"
+        limits = [f"{sign} {x:g}" for sign, x in (("≥", self.least), ("≤", self.most)) if x]
+        met = (self.least or 0) <= self.figure <= (self.most or math.inf)
+        verdict = {True: "yes", False: "no"}[met] if limits else "–"
+        return [self.what, figure, " and ".join(limits) or "–", verdict]
 
 
 def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each case, `repeats` times, the cases taking turns; each runs once before, untimed."""
+    """Seconds of each case, `repeats` times, in turns; each runs once before, untimed."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 1):
         for name, case in cases.items():
@@ -121,125 +84,128 @@ def ratio(seconds: dict[str, list[float]], over: str, under: str) -> tuple[float
     return summary([a / b for a, b in zip(seconds[over], seconds[under], strict=True)])
 
 
-def at_least(target: float, what: str, figure: tuple[float, float]) -> Row:
-    return Row(what, *figure, "×", f"≥ {target}", figure[0] >= target)
+def speed(what: str, tokens: int, seconds: list[float]) -> Row:
+    return Row(f"{what}: tokens", *summary([tokens / s for s in seconds]), "a second")
 
 
-def at_most(target: float, what: str, figure: tuple[float, float]) -> Row:
-    return Row(what, *figure, "×", f"≤ {target}", figure[0] <= target)
+def new_hypernetwork(config: HyperConfig, sizes: ModelConfig, d_text: int) -> nn.Module:
+    """One whose updates are not zero."""
+    hypernetwork = HYPERNETWORKS[config.kind](config, sizes.layers, sizes.shapes, d_text)
+    for name, weight in hypernetwork.named_parameters():
+        if name.startswith("B."):
+            nn.init.normal_(weight, std=0.02)
+    return hypernetwork
 
 
 # ---- generation
 
 
 def default_system(texts: list[str], device: str) -> Zhyper:
-    """An untrained system of the default size whose updates are not zero and whose backbone never ends an answer."""
+    """An untrained system of the default sizes, whose backbone never ends an answer."""
     torch.manual_seed(0)
-    sizes = PRESETS["default"]
-    tokenizer = train_tokenizer(texts, sizes.backbone.vocab)
-    encoder, adapter = Encoder(sizes.encoder), moving(AdapterConfig(), sizes.backbone, sizes.encoder.width)
-    backbone = GPT(sizes.backbone)
-    torch.nn.init.zeros_(backbone.token.weight[END])  # its logit is 0, never the largest
-    return Zhyper(tokenizer, backbone, encoder, adapter, template="Q: {}\nA:").to(device).eval()
+    preset = PRESETS["default"]
+    tokenizer = train_tokenizer(texts, preset.backbone.vocab_size)
+    backbone, encoder = GPT(preset.backbone), Encoder(preset.encoder)
+    nn.init.zeros_(backbone.embed_tokens.weight[preset.backbone.eos])  # its logit: never largest
+    hypernetwork = new_hypernetwork(HyperConfig(), preset.backbone, preset.encoder.width)
+    return Zhyper(tokenizer, backbone, encoder, hypernetwork).to(device).eval()
 
 
-def moving(config: AdapterConfig, backbone: ModelConfig, d_text: int) -> torch.nn.Module:
-    """An adapter whose updates are not zero."""
-    adapter = build_adapter(config, backbone, d_text)
-    for name, weight in adapter.named_parameters():
-        if name.startswith("B."):
-            torch.nn.init.normal_(weight, std=0.02)
-    return adapter
-
-
-def uncached(model: GPT, ids: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Greedy generation that reads everything again for every token: what the cache saves."""
+def write(model: GPT, rows: list[list[int]], adapter: Adapter, tokens: int, cached=True) -> Tensor:
+    """Greedy generation; without the cache everything is read again for every token."""
+    device = model.embed_tokens.weight.device
+    ids, mask = (x.to(device) for x in pad(rows, left=True))
+    padding, cache, read = (~mask).sum(1), {} if cached else None, ids
     for _ in range(tokens):
-        ids = torch.cat([ids, model(ids)[:, -1:].argmax(-1)], dim=1)
+        features = model.features(read, adapter, cache, padding)[:, -1:]
+        new = model.logits(features).argmax(-1)
+        ids = torch.cat([ids, new], dim=1)
+        read = new if cached else ids
     return ids
 
 
 @torch.inference_mode()
-def generation(args: argparse.Namespace) -> list[Row]:
-    """Contexts in a batch, a merged model, a new description, the cache; all at the default size."""
+def generation(args: Namespace) -> list[Row]:
+    """Contexts in a batch, a merged model, a new description, the cache; all at default size."""
     records = cultures.load(None, 0).split("train")
     texts = list(dict.fromkeys(record.description for record in records))
-    system, rows = default_system(texts, args.device), []
-    few, greedy = max(3, args.repeats // 4), {"temperature": 0.0, "top_k": 0, "seed": 0}
-
-    def speed(what: str, tokens: int, seconds: list[float]) -> None:
-        rows.append(Row(f"{what}: tokens", *summary([tokens / s for s in seconds]), "a second"))
+    system, rows, few = default_system(texts, args.device), [], max(3, args.repeats // 4)
+    model = system.backbone
 
     count, tokens = args.contexts, 32
     prompts = [record.prompt for record in records[:count]]
-    ids, one, many = system.ids(prompts), system.adapt(texts[:1]), system.adapt(texts[:count])
+    ids, one, many = system.ids(prompts, "prompt"), [texts[0]] * count, texts[:count]
+    adapters = system.adapt(texts[:1]), system.adapt(many)
     cases = {
-        "one": lambda: system.write(ids, one, tokens, **greedy),
-        "many": lambda: system.write(ids, many, tokens, **greedy),
-        "one, read": lambda: system.generate(prompts, texts[:1] * count, tokens),
-        "many, read": lambda: system.generate(prompts, texts[:count], tokens),
+        "one": lambda: write(model, ids, adapters[0], tokens),
+        "many": lambda: write(model, ids, adapters[1], tokens),
+        "one, read": lambda: system.generate(prompts, one, tokens),
+        "many, read": lambda: system.generate(prompts, many, tokens),
     }
     seconds = interleaved(cases, few)
     what = f"{count:,} rows of {tokens} tokens, a context each against one for all"
-    rows.append(at_least(0.9, f"{what}: speed", ratio(seconds, "one", "many")))
-    rows.append(at_least(0.9, f"{what}, descriptions read as well: speed", ratio(seconds, "one, read", "many, read")))
-    speed(f"{count:,} rows, one context", count * tokens, seconds["one"])
-    speed(f"{count:,} rows, a context each", count * tokens, seconds["many"])
+    rows.append(Row(f"{what}: speed", *ratio(seconds, "one", "many"), least=0.9))
+    what += ", descriptions read as well: speed"
+    rows.append(Row(what, *ratio(seconds, "one, read", "many, read"), least=0.9))
+    for name, whose in (("one", "one context"), ("many", "a context each")):
+        rows.append(speed(f"{count:,} rows, {whose}", count * tokens, seconds[name]))
 
-    ids, merged = system.ids(prompts[:8]), Zhyper(system.tokenizer, system.merge(texts[0]))
+    few_ids, merged = ids[:8], system.merge(texts[0])
     cases = {
-        "frozen": lambda: system.write(ids, {}, 64, **greedy),
-        "merged": lambda: merged.write(ids, {}, 64, **greedy),
+        "frozen": lambda: write(model, few_ids, {}, 64),
+        "merged": lambda: write(merged, few_ids, {}, 64),
     }
-    figure, spread = ratio(interleaved(cases, 2 * args.repeats), "frozen", "merged")
-    met = abs(figure - 1) <= 0.05
-    rows.append(Row("a merged model against the frozen one: speed", figure, spread, "×", "1 ± 0.05", met))
+    figure = ratio(interleaved(cases, 2 * args.repeats), "frozen", "merged")
+    rows.append(Row("a merged model against the frozen one: speed", *figure, least=0.95, most=1.05))
 
     unread = iter(texts[count:])
     seconds = interleaved({"adapt": lambda: system.adapt([next(unread)])}, 10 * args.repeats)
-    figure, spread = summary([1000 * s for s in seconds["adapt"]])
-    rows.append(Row("an adapter for a new description", figure, spread, "ms", "< 10", figure < 10))
+    figure = summary([1000 * s for s in seconds["adapt"]])
+    rows.append(Row("an adapter for a new description", *figure, "ms", most=10))
 
-    for count in (1, 8):
-        ids = system.ids(["Q: Who rules?\nA:"] * count)  # of one length, so the slow path pads nothing
+    for count, least in ((1, None), (8, 5)):
+        same = system.ids(["Q: Who rules?\nA:"] * count, "prompt")
         cases = {
-            "without": lambda ids=ids: uncached(system.backbone, torch.tensor(ids, device=args.device), 128),
-            "with": lambda ids=ids: system.write(ids, {}, 128, **greedy),
+            "without": lambda same=same: write(model, same, {}, 128, cached=False),
+            "with": lambda same=same: write(model, same, {}, 128),
         }
         seconds, what = interleaved(cases, few), f"128 new tokens, {count} at a time"
-        rows.append(at_least(5, f"{what}, with the cache against without: speed", ratio(seconds, "without", "with")))
-        for name in cases:
-            speed(f"{what}, {name} cache", 128 * count, seconds[name])
+        figure = ratio(seconds, "without", "with")
+        rows.append(Row(f"{what}, with the cache against without: speed", *figure, least=least))
+        rows.append(speed(f"{what}, with the cache", 128 * count, seconds["with"]))
     return rows
 
 
 # ---- the training step
 
 
-def step_of(
-    model: GPT, ids: torch.Tensor, adapter: torch.nn.Module | None, c: torch.Tensor, dtype: str = "fp32"
-) -> Callable:
-    """The loss of ids (b, t) under the adapter's updates for c (b, d); without one, as a function of the embeddings."""
-    autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16")
+def step_of(model: GPT, ids: Tensor, hypernetwork, c: Tensor, dtype: str = "fp32") -> Callable:
+    """The loss of ids (b, t) under the updates for c (b, d).
 
-    def loss() -> torch.Tensor:
-        x = model.token(ids) + model.position(torch.arange(ids.shape[1], device=ids.device))
-        x = x.detach().requires_grad_(adapter is None)
-        updates = adapter(c) if adapter else {}
+    Without a hypernetwork it is that of the frozen model, as a function of the embeddings.
+    """
+    autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bf16")
+    config, at = model.config, torch.arange(ids.shape[1], device=ids.device)
+
+    def loss() -> Tensor:
+        x = model.embed_tokens(ids).detach().requires_grad_(hypernetwork is None)
+        rope = rotary(at, config.width // config.heads, config.theta)
+        updates = hypernetwork(c) if hypernetwork else {}
         with autocast:
-            for block in model.blocks:
-                x = block(x, updates, None, None)
+            for block in model.layers:
+                x = block(x, updates, rope)
             logits = model.logits(model.norm(x))  # (b, t, vocab)
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
 
     return loss
 
 
-def kept_bytes(loss: Callable, *modules: torch.nn.Module) -> int:
-    """Bytes that autograd keeps between forward and backward, the weights of the modules apart."""
-    own, kept = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}, {}
+def kept_bytes(loss: Callable, *modules: nn.Module) -> int:
+    """Bytes that autograd keeps between forward and backward, the modules' weights apart."""
+    own = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}
+    kept = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
@@ -251,45 +217,42 @@ def kept_bytes(loss: Callable, *modules: torch.nn.Module) -> int:
     return sum(kept.values())
 
 
-def frozen_gpt(config: ModelConfig) -> GPT:
+def new_backbone(*sizes: int) -> GPT:
+    """A frozen GPT of that vocabulary, text length, layers, heads and width."""
     torch.manual_seed(0)
-    return GPT(config).requires_grad_(False)
+    vocab, tokens, layers, heads, width = sizes
+    inner = 11 * width // 4
+    return GPT(ModelConfig(vocab, tokens, layers, heads, heads, width, inner)).requires_grad_(False)
 
 
-def training(args: argparse.Namespace) -> list[Step | Row]:
-    """The training step of every method against the frozen backbone's, on one thread of a CPU; c is given."""
+def training(args: Namespace) -> list[Row]:
+    """A step of every method, c given, against one of the frozen backbone, on one CPU thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    config = ModelConfig(args.vocab, args.layers, args.heads, args.width, args.tokens)
-    model = frozen_gpt(config).to(args.device)
+    model = new_backbone(args.vocab, args.tokens, args.layers, args.heads, args.width)
+    model = model.to(args.device)
     ids = torch.randint(args.vocab, (args.rows, args.tokens), device=args.device)
     c = torch.randn(args.rows, 384, device=args.device)
-    targets = {"zhyper-diag gated": 1.10, "zhyper-square gated": 1.15}
-    kinds = [("lora", "gated"), *((k, t) for k in ("zhyper-diag", "zhyper-square", "t2l") for t in ("gated", "paper"))]
-    adapters: dict[str, torch.nn.Module | None] = {"frozen": None}
-    for kind, trunk in kinds:
-        name = kind if kind == "lora" else f"{kind} {trunk}"
-        adapter = AdapterConfig(kind, args.rank, 2 * args.rank, ("q", "v"), trunk)
-        adapters[name] = moving(adapter, config, 384).to(args.device)
-    losses = {name: step_of(model, ids, adapter, c, args.dtype) for name, adapter in adapters.items()}
-    square = torch.randn(2048, 2048, device=args.device, dtype=torch.bfloat16 if args.dtype == "bf16" else None)
+    networks: dict[str, nn.Module | None] = {"frozen": None}
+    for kind in HYPERNETWORKS:
+        for trunk in ("gated", "paper") if HYPERNETWORKS[kind].reads_text else ("gated",):
+            config = HyperConfig(kind, args.rank, 2 * args.rank, ("q", "v"), trunk)
+            name = f"{kind} {trunk}" if HYPERNETWORKS[kind].reads_text else kind
+            networks[name] = new_hypernetwork(config, model.config, 384).to(args.device)
+    losses = {name: step_of(model, ids, net, c, args.dtype) for name, net in networks.items()}
     cases = {name: lambda loss=loss: loss().backward() for name, loss in losses.items()}
-    seconds = interleaved(cases | {"product": lambda: square @ square}, args.repeats)
-    kept = {name: kept_bytes(losses[name], model, *filter(None, [adapters[name]])) for name in losses}
-    rows: list[Step | Row] = []
-    for name in adapters:
-        if adapters[name]:
-            limits = (targets[name], 1.10) if name in targets else ()
-            rows.append(Step(name, *ratio(seconds, name, "frozen"), kept[name] / kept["frozen"], *limits))
+    seconds = interleaved(cases, args.repeats)
+    frozen, rows = kept_bytes(losses["frozen"], model), []
+    limits = {"zhyper-diag gated": (1.10, 1.10), "zhyper-square gated": (1.15, 1.10)}
+    for name in [name for name, network in networks.items() if network]:
+        time_limit, bytes_limit = limits.get(name, (None, None))
+        figure = ratio(seconds, name, "frozen")
+        rows.append(Row(f"{name}: time of the frozen step", *figure, most=time_limit))
+        kept = kept_bytes(losses[name], model, networks[name]) / frozen
+        rows.append(Row(f"{name}: bytes kept for backward", kept, most=bytes_limit))
     diag = "zhyper-diag gated"
-    rows.append(at_most(1.03, f"{diag} against lora: time", ratio(seconds, diag, "lora")))
-    with FlopCounterMode(display=False) as counter:
-        cases[diag]()
-    rates = [counter.get_total_flops() / s for s in seconds[diag]]
-    peaks = [2 * len(square) ** 3 / s for s in seconds["product"]]
-    share = summary([100 * rate / peak for rate, peak in zip(rates, peaks, strict=True)])
-    rows.append(Row(f"{diag}: speed, of that of one product of 2048²", *share, "%"))
-    rows.append(Row(f"{diag}: tokens", *summary([ids.numel() / s for s in seconds[diag]]), "a second"))
+    rows.append(Row(f"{diag} against lora: time", *ratio(seconds, diag, "lora"), most=1.03))
+    rows.append(speed(diag, ids.numel(), seconds[diag]))
     torch.set_num_threads(threads)
     return rows
 
@@ -307,27 +270,26 @@ BASE = {"contexts": 16, "rank": 8, "layers": 2, "width": 128, "tokens": 16}
 
 
 def parts(contexts: int, rank: int, layers: int, width: int, tokens: int) -> dict[str, Callable]:
-    """The three parts of a Zhyper-diag step, forward and backward, for one row of `tokens` tokens a context."""
-    config = ModelConfig(512, layers, 4, width, max(tokens, 64))
-    model, adapter = frozen_gpt(config), moving(AdapterConfig("zhyper-diag", rank), config, 128)
-    c, ids = torch.randn(max(contexts, 2), 128)[:contexts], torch.randint(512, (contexts, tokens))
-    if contexts == 1:
-        adapter.eval()  # one row has no statistics of its own
+    """The three parts of a zhyper-diag step, forward and backward, a row of tokens a context."""
+    model = new_backbone(512, tokens, layers, 4, width)
+    hypernetwork = new_hypernetwork(HyperConfig("zhyper-diag", rank), model.config, 128)
+    c, ids = torch.randn(contexts, 128), torch.randint(512, (contexts, tokens))
 
-    def leaf(weight: torch.Tensor) -> torch.Tensor:
+    def leaf(weight: Tensor) -> Tensor:
         return weight.detach().requires_grad_()
 
-    updates = {site: LowRank(leaf(u.A), leaf(u.B), leaf(u.z), u.scale) for site, u in adapter(c).items()}
+    made = hypernetwork(c).values()
+    updates = [LowRank(leaf(u.A), leaf(u.B), leaf(u.z), u.scale) for u in made]
     x = torch.randn(contexts, tokens, width)
     return {
         "backbone": lambda: step_of(model, ids, None, c)().backward(),
-        "generate": lambda: sum(u.z.sum() for u in adapter(c).values()).backward(),
-        "apply": lambda: sum(u(x).sum() for u in updates.values()).backward(),
+        "generate": lambda: sum(u.z.sum() for u in hypernetwork(c).values()).backward(),
+        "apply": lambda: sum(u(x).sum() for u in updates).backward(),
     }
 
 
-def growth(args: argparse.Namespace) -> list[Growth]:
-    """How the time of each part of a step grows, as the exponent over the larger half of the sizes, and its share."""
+def growth(args: Namespace) -> list[Row]:
+    """The time of each part of a step is as size to the power of the figure, in the larger half."""
     rows = []
     for name, sizes in GROWTH.items():
         medians: dict[str, list[float]] = defaultdict(list)
@@ -336,12 +298,12 @@ def growth(args: argparse.Namespace) -> list[Growth]:
             for part, values in seconds.items():
                 medians[part].append(statistics.median(values))
         half = len(sizes) // 2
-        logs = {part: list(map(math.log, values[half:])) for part, values in medians.items()}
-        sizes_log = list(map(math.log, sizes[half:]))
-        exponents = {part: statistics.linear_regression(sizes_log, values).slope for part, values in logs.items()}
-        total = sum(values[-1] for values in medians.values())
-        shares = {part: values[-1] / total for part, values in medians.items()}
-        rows.append(Growth(f"{name} from {sizes[half]:,}", sizes[-1], exponents, shares))
+        x, total = list(map(math.log, sizes[half:])), sum(values[-1] for values in medians.values())
+        for part, values in medians.items():
+            y = list(map(math.log, values[half:]))
+            what = f"{part}: time as {name} to the power, {sizes[half]:,} to {sizes[-1]:,}"
+            unit = f"and {values[-1] / total:.0%} of the step"
+            rows.append(Row(what, statistics.linear_regression(x, y).slope, unit=unit))
     return rows
 
 
@@ -349,31 +311,34 @@ SECTIONS = {"training": training, "growth": growth, "generation": generation}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure, and print a table for each section.")
-    parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}; all if left out")
-    parser.add_argument("--repeats", type=int, default=12, help="turns of each comparison (default: %(default)s)")
+    parser = Parser(prog="bench.py", description="Measure, and print a table for each section.")
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all if left out")
     parser.add_argument("--json", help="write the figures into this file too")
-    parser.add_argument("--device", default="cpu", help="of generation and training (default: %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of training (default: %(default)s)")
-    parser.add_argument("--contexts", type=int, default=1000, help="of generation (default: %(default)s)")
-    sizes = {"layers": 6, "width": 256, "heads": 8, "vocab": 2048, "rows": 16, "tokens": 128, "rank": 8}
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="of training (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of generation and training")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of training")
+    parser.add_argument("--repeats", type=int, default=12, help="turns of each comparison")
+    parser.add_argument("--contexts", type=int, default=1000, help="of generation")
+    sizes = {"layers": 6, "width": 256, "heads": 8, "vocab": 2048, "rows": 16, "tokens": 128}
+    for name, default in (sizes | {"rank": 8}).items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"of training: {default}")
     args = parser.parse_args()
     for name in args.sections:
         if name not in SECTIONS:
             parser.error(f"unknown section {name!r}: choose from {', '.join(SECTIONS)}")
     tables = {name: SECTIONS[name](args) for name in args.sections or SECTIONS}
-    for _, rows in itertools.groupby(itertools.chain(*tables.values()), type):
-        rows = list(rows)
-        print(markdown(rows[0].HEAD, [row.cells() for row in rows]), end="\n\n")
-    card = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
+    for name, rows in tables.items():
+        head = [name, "figure", "must be", "is"]
+        print(markdown(head, [row.cells() for row in rows]), end="\n\n")
+    card = f"{torch.get_num_threads()} threads"
+    if args.device == "cuda":
+        card = torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {card}; medians ± half the distance of the quartiles")
-    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory of the process: {memory:.2f} GiB")
     if args.json:
         content = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
         Path(args.json).write_text(json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    one_line_errors(main)

@@ -218,7 +218,7 @@ def test_a_hypernetwork_refuses_another_backbone_with_both_hashes(tmp_path):
     system, other = build_system("zhyper-diag"), build_system("zhyper-diag", seed=1)
     save(system, tmp_path)
     other.save_backbone(tmp_path)
-    hashes = f"{fingerprint(system.backbone)}, not {fingerprint(other.backbone)}"
+    hashes = f"{fingerprint(system.backbone)}.*here is.*{fingerprint(other.backbone)}"
     with pytest.raises(ValueError, match=f"zhyper-diag.pt is of no use .*{hashes}"):
         Zhyper.load(tmp_path)
 
