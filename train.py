@@ -215,8 +215,8 @@ def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) 
             losses.append(round(loss.item(), 5))  # 5. log
             times.append(time.perf_counter() - start)
             if not math.isfinite(losses[-1]):
-                advice = f"train with a lower --lr than {groups[-1]['peak']:.2g}, and --force"
-                raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: {advice}")
+                rate = f"with a lower rate than {groups[-1]['peak']:.2g} (--lr) and --force"
+                raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: train {rate}")
             step += 1
             if seconds:
                 steps = max(step, round(seconds / statistics.median(times)))

@@ -93,7 +93,7 @@ def load(name: str, path: str | None = None, seed: int = 0, **options: int | str
     """The data set of that name, or the JSONL file at that path.
 
     `options` are what a data set's `load` takes beyond path and seed: `contexts`, `descriptions`.
-    One that is 0, "" or None counts as left out. Raises ValueError for an unknown name, an option
+    One that is None counts as left out. Raises ValueError for an unknown name, an option
     that the data set does not take or a bad record, FileNotFoundError for a missing file.
     """
     own_file = name.endswith(".jsonl")
@@ -103,7 +103,7 @@ def load(name: str, path: str | None = None, seed: int = 0, **options: int | str
         choices = ", ".join(names())
         raise ValueError(f"unknown data set {name!r}: choose from {choices}, or give a file.jsonl")
     module = None if own_file else importlib.import_module(f"data.{name}")
-    options = {option: value for option, value in options.items() if value}
+    options = {option: value for option, value in options.items() if value is not None}
     for option in options:
         if own_file or option not in inspect.signature(module.load).parameters:
             raise ValueError(f"{name} has {option} of its own: leave out --{option}")

@@ -86,7 +86,8 @@ def two_cultures() -> Data:
 
 def smoke(path: str, out: Path, **changes) -> train.Settings:
     """Settings of a run of a few steps."""
-    return train.Settings(data=path, preset="smoke", out=str(out), **{"steps": 3, **changes})
+    options = {"preset": "smoke", "steps": 3, "device": "cpu", **changes}
+    return train.Settings(data=path, out=str(out), **options)
 
 
 @pytest.fixture(scope="session")

@@ -158,7 +158,7 @@ def evaluated_rows(data: Data, settings: train.Settings) -> dict[str, list[Recor
     found, limit = {}, PRESETS[settings.preset].evaluate
     for split in evaluated_splits(data, settings.validate)[0]:
         rows = data.split(split)
-        found[split] = random.Random(settings.seed).sample(rows, min(limit or len(rows), len(rows)))
+        found[split] = random.Random(settings.seed).sample(rows, len(rows))[:limit]
     return found
 
 

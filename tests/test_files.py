@@ -170,7 +170,7 @@ def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(long, tmp_path):
     preset, undisturbed, _ = long
     job = replace(undisturbed, out=str(tmp_path / "run"), steps=1000)
     child = start(tmp_path, preset, *words(job))
-    while not (job.run / f"checkpoint-{METHOD}.pt").exists():
+    while child.is_alive() and not (job.run / f"checkpoint-{METHOD}.pt").exists():
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGINT)
     child.join()
