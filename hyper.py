@@ -21,16 +21,16 @@ from model import MODULES
 
 @dataclass(frozen=True)
 class HyperConfig:
-    """Which hypernetwork, and how large. Raises ValueError for one that cannot be built."""
+    """Which hypernetwork, and how large; train.py sets its own. Raises ValueError if impossible."""
 
     kind: str = "zhyper-diag"  # a key of HYPERNETWORKS
     rank: int = 32
     alpha: float = 64.0
     modules: tuple[str, ...] = ("q", "k", "v", "o")
     trunk: str = "gated"  # a key of TRUNKS
-    hidden: int = 224  # gated trunk: the width h of a feature
-    latent: int = 128  # paper trunk: the width of its residual stream, a multiple of 4
-    head: int = 512  # paper trunk: the width of a feature
+    hidden: int = 224  # gated trunk: the width f of a feature
+    latent: int = 128  # paper trunk: the width of its residual stream
+    head: int = 512  # paper trunk: the width f of a feature
     dropout: float = 0.05  # paper trunk
     spread: float = 8.0  # how strongly z differs between contexts at the start
 
@@ -45,7 +45,7 @@ class HyperConfig:
             check_choice("module", module, MODULES)
         if not self.modules or len(set(self.modules)) < len(self.modules):
             raise ValueError(f"modules {','.join(self.modules)!r}: name at least one, each once")
-        for name in ("rank", "hidden", "head", "spread"):  # z = 0 and B = 0 would never learn
+        for name in ("rank", "alpha", "hidden", "latent", "head", "spread"):  # if 0, none learns
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be more than 0")
 
@@ -86,7 +86,7 @@ class LowRank:
 
     def folded(self) -> Tensor:
         """A' = Z A, (b, r, d_in): with B it is a plain LoRA, ΔW = scale · B A'."""
-        return self.times_z(self.A.mT).mT
+        return self.times_z(self.A.mT).mT  # Z times each column of A
 
     def delta(self) -> Tensor:
         """ΔW itself, (b, d_out, d_in), or (d_out, d_in) without rows: to merge and to measure."""
@@ -137,8 +137,8 @@ class GatedTrunk(nn.Module):
         self.gate = nn.Parameter(torch.randn(layers, len(config.modules), h))
 
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> the feature of every site, (b, l, m, h)."""
-        u = nn.functional.silu(self.text(self.standardise(c)))  # (b, h)
+        """(b, d_text) -> the feature of every site, (b, l, m, f)."""
+        u = nn.functional.silu(self.text(self.standardise(c)))  # (b, f)
         return self.gate * u[:, None, None]  # g[l,m] ⊙ u
 
 
@@ -163,7 +163,7 @@ class PaperTrunk(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(w), mlp(config.head))
 
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> the feature of every site, (b, l, m, head)."""
+        """(b, d_text) -> the feature of every site, (b, l, m, f)."""
         text = self.text(self.standardise(c))  # (b, latent/2)
         depth, module = self.depth_norm(self.depth.weight), self.module_norm(self.module.weight)
         size = (len(c), len(depth), len(module), -1)
@@ -200,7 +200,7 @@ class StaticLoRA(nn.Module):
         return adapter
 
     def z(self, c: Tensor | None) -> dict[str, Tensor] | None:
-        return None
+        """Nothing between A and B: ZhyperDiag generates it."""
 
 
 class ZhyperDiag(StaticLoRA):
@@ -216,10 +216,9 @@ class ZhyperDiag(StaticLoRA):
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
         for head in self.heads.values():
-            summed = (
-                width * outputs / config.rank
-            )  # terms in a number of Z a: r times as many if square
-            nn.init.normal_(head.weight, std=config.spread / summed**0.5)
+            # A number of Z a is a sum of products: `width` of them, for a square r times as many.
+            terms = width * outputs / config.rank
+            nn.init.normal_(head.weight, std=config.spread / terms**0.5)
             nn.init.zeros_(head.bias)
 
     def outputs(self, rank: int) -> int:
@@ -227,7 +226,7 @@ class ZhyperDiag(StaticLoRA):
 
     def z(self, c: Tensor) -> dict[str, Tensor]:
         """z of every site by module: {m: (b, l, r)}; for the square {m: (b, l, r, r)}."""
-        features = self.trunk(c)  # (b, l, m, h)
+        features = self.trunk(c)  # (b, l, m, f)
         return {m: self.heads[m](features[:, :, i]) for i, m in enumerate(self.config.modules)}
 
 
@@ -261,9 +260,8 @@ class TextToLoRA(nn.Module):
         """The update of every site, a row for each of c (b, d_text)."""
         features, r, adapter = self.trunk(c), self.config.rank, {}
         for i, (m, (d_in, d_out)) in enumerate(self.shapes.items()):
-            A, B = self.heads[m](features[:, :, i]).split(
-                [r * d_in, r * d_out], dim=-1
-            )  # (b, l, ...)
+            sizes = [r * d_in, r * d_out]
+            A, B = self.heads[m](features[:, :, i]).split(sizes, dim=-1)  # (b, l, size)
             for l in range(A.shape[1]):
                 A_l, B_l = A[:, l].unflatten(-1, (r, d_in)), B[:, l].unflatten(-1, (d_out, r))
                 adapter[l, m] = LowRank(A_l, B_l, None, self.config.scale)

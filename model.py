@@ -12,6 +12,7 @@ nothing is stored on a module, so two calls with different updates cannot distur
 
 Letters for shapes, here and in the other files:
     b batch, of rows or texts   t tokens   d width   h heads   r rank   l layer   m module
+    f width of a feature   d_text width of c
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ class ModelConfig:
     block_size: int = 256  # the longest text, in tokens
     layers: int = 4
     heads: int = 4
-    kv_heads: int = 4  # of keys and values, in a GPT: each serves heads / kv_heads queries
+    kv_heads: int = 4  # of keys and values, in a GPT: each serves heads / kv_heads query heads
     width: int = 128
     inner: int = 352  # the width inside the MLP
     eps: float = 1e-5  # of the norms
@@ -91,7 +92,7 @@ class Linear(nn.Linear):
 
 
 def rotary(positions: Tensor, size: int, theta: float) -> Tensor:
-    """cos and sin, (2, ..., t, size), of the angles by which a head turns at positions (..., t).
+    """cos and sin, (2, t, size), of the angles by which a head turns at positions (t,).
 
     The angles are float32 whatever the model computes in: bf16 cannot tell 300 from 301.
     """
@@ -224,9 +225,7 @@ class GPT(nn.Module):
         }
         folder = pretrained.find(name)
         model = cls(ModelConfig(**pretrained.read_sizes(folder, fixed)))
-        unused = (
-            r"inv_freq$|^lm_head" if model.lm_head is None else r"inv_freq$"
-        )  # may be left over
+        unused = r"inv_freq$" if model.lm_head else r"inv_freq$|^lm_head"  # may be left over
         return pretrained.fill(model, folder, cls.HUB_NAMES, unused)
 
 
@@ -266,7 +265,7 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A sentence encoder: BERT (its token type is in `position`), and the mean over the tokens.
+    """A sentence encoder: BERT (a real one's token type is added to `position`), and the mean.
 
     Its LayerNorms, on the embeddings and behind each block, are what lets it learn quickly from
     nothing: without them the embeddings of different texts hardly differ at first.

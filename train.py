@@ -30,7 +30,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import Data, Record, columns, load
+from data import Data, Record, columns, load  # a Record is one row: see data/__init__.py
 from data._cli import markdown, one_line_errors, parse
 from data._controls import check, evaluated_splits, other_descriptions
 from data._files import fingerprint, only_writer, open_results, read_file, remove_file, write_file
@@ -82,7 +82,7 @@ class Preset:
     pretrain_steps: int = 350
     pretrain_lr: float = 4e-3
     pretrain_batch: int = 8  # rows a step
-    steps: int = 560
+    steps: int = 600
     batch: int = 32  # descriptions a step ...
     questions: int = 4  # ... and rows for each, at most
     evaluate: int | None = None  # rows of a split, at most
@@ -132,13 +132,13 @@ class Settings:
     def __post_init__(self):
         for name in self.chosen:
             check_choice("method", name, METHODS)
-        self.hyper_config(METHODS["zhyper-diag"])  # whatever is chosen
+        self.hyper_config(METHODS["zhyper-diag"])  # checks rank, modules and trunk
         check_choice("preset", self.preset, PRESETS)
         check_choice("device", self.device, DEVICES)
         check_choice("dtype", self.dtype, ["fp32", "bf16"])
         for name in ("seed", "contexts", "rank", "steps", "seconds", "lr"):
             value = getattr(self, name)
-            if value is not None and not 0 < value + (name == "seed") < 2**63:
+            if value is not None and not 0 < value + (name == "seed") < 2**63:  # a seed may be 0
                 raise ValueError(f"{name} is {value}: it must be more than 0, and finite")
         if self.seconds and WORLD_SIZE > 1:
             raise ValueError("seconds are counted by one process: give --steps to torchrun")
@@ -176,7 +176,7 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) -> dict:
+def optimise(name, network, groups, stream, loss_of, steps, seconds, settings) -> dict:
     """Train the parameters in `groups`, each with its peak rate, on the loss of batch after batch.
 
     Given `seconds`, as many steps as fit into them at the median time so far. Goes on from a
@@ -185,7 +185,7 @@ def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) 
     optimizer = torch.optim.AdamW(groups, fused=True)
     parameters = [p for group in groups for p in group["params"]]
     checkpoint, times, losses = settings.run / f"checkpoint-{name}.pt", [], []
-    of = [name, fingerprint(network.backbone if isinstance(network, Zhyper) else network)]
+    of = [name, fingerprint(getattr(network, "backbone", network)), *(g["peak"] for g in groups)]
 
     def restore(saved: dict) -> tuple:
         network.load_state_dict(network.state_dict() | saved["weights"])
@@ -196,8 +196,8 @@ def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) 
     if checkpoint.exists():
         steps, times, losses = read_file(checkpoint, restore, of)
     step, total = len(times), None if seconds else steps
-    for _ in range(step):
-        next(batches)
+    for _ in range(step):  # what it read before it was stopped
+        next(stream)
     model = DistributedDataParallel(network, broadcast_buffers=False) if WORLD_SIZE > 1 else network
     bf16 = torch.autocast(parameters[0].device.type, torch.bfloat16, settings.dtype == "bf16")
     with tqdm(desc=name, total=total, initial=step, disable=RANK > 0) as bar:
@@ -205,7 +205,7 @@ def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) 
             start, share = time.perf_counter(), learning_rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
-            batch = next(batches)  # 1. read
+            batch = next(stream)  # 1. read
             with bf16:
                 loss = loss_of(model, batch)  # 2. forward
             loss.backward()  # 3. backward
@@ -215,8 +215,10 @@ def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) 
             losses.append(round(loss.item(), 5))  # 5. log
             times.append(time.perf_counter() - start)
             if not math.isfinite(losses[-1]):
-                rate = f"with a lower rate than {groups[-1]['peak']:.2g} (--lr) and --force"
-                raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: train {rate}")
+                rate = (
+                    f"lower the rate, {groups[-1]['peak']:.2g} (--lr or pretrain_lr), and --force"
+                )
+                raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: {rate}")
             step += 1
             if seconds:
                 steps = max(step, round(seconds / statistics.median(times)))
@@ -234,19 +236,19 @@ def optimise(name, network, groups, batches, loss_of, steps, seconds, settings) 
 def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> dict:
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good."""
     preset, rng = PRESETS[settings.preset], random.Random(settings.seed)
-    rows = [[*row, system.backbone.config.eos] for row in system.ids(documents, "document")]
+    texts = [[*ids, system.backbone.config.eos] for ids in system.ids(documents, "document")]
 
     def read() -> Iterator[Tensor]:  # (b, t+1), rows of whole documents but for the last
         while True:
-            drawn = [rng.choices(rows, k=ROW) for _ in range(preset.pretrain_batch)]
-            packed = [[i for document in row for i in document][: ROW + 1] for row in drawn]
-            yield torch.tensor(packed, device=system.device)
+            drawn = [rng.choices(texts, k=ROW) for _ in range(preset.pretrain_batch)]  # enough
+            rows = [[i for text in several for i in text][: ROW + 1] for several in drawn]
+            yield torch.tensor(rows, device=system.device)
 
     def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
         own = ids[RANK::WORLD_SIZE]  # this process's part
         logits = model(own[:, :-1]).flatten(0, 1).float()
         loss = nn.functional.cross_entropy(logits, own[:, 1:].flatten(), reduction="sum")
-        return loss * WORLD_SIZE / ids[:, 1:].numel()  # averaged over processes: that of all rows
+        return loss * WORLD_SIZE / ids[:, 1:].numel()  # averaged over processes: the mean
 
     model, steps = system.backbone.requires_grad_(True).train(), preset.pretrain_steps
     groups = [{"params": list(model.parameters()), "peak": preset.pretrain_lr}]
@@ -279,17 +281,16 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
         total = tokens.detach().sum()
         if WORLD_SIZE > 1:
             distributed.all_reduce(total)
-        return loss.sum() * WORLD_SIZE / total  # averaged over processes: that of all rows
+        return loss.sum() * WORLD_SIZE / total  # averaged over processes: the mean over all rows
 
     if system.encoder:
         texts = sorted({record.description for record in records})
         texts = random.Random(settings.seed).sample(texts, min(len(texts), 1024))
         with torch.no_grad():
             system.hypernetwork.trunk.standardise.measure(system.embed(texts))
-    trained = {n: p for n, p in system.named_parameters() if p.requires_grad}
-    names = [n for n in trained if n.startswith(("hypernetwork.A.", "hypernetwork.B."))]
-    shared = {"params": [trained.pop(name) for name in names], "peak": 3 * lr}
-    groups = [shared, {"params": [*trained.values()], "peak": lr}]
+    rest = {n: p for n, p in system.named_parameters() if p.requires_grad}
+    shared = [rest.pop(n) for n in [*rest] if n.startswith(("hypernetwork.A.", "hypernetwork.B."))]
+    groups = [{"params": shared, "peak": 3 * lr}, {"params": [*rest.values()], "peak": lr}]
     rows = batches(records, method.batch or preset.batch, preset.questions, settings.seed)
     budget = settings.steps or preset.steps, settings.seconds
     return optimise(name, system.train(), groups, rows, loss_of, *budget, settings)
@@ -377,8 +378,7 @@ def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
     if settings.compile:
         base.backbone.features = torch.compile(base.backbone.features, dynamic=True)
     if not pretrained:
-        measure = "nll" if data.free_text else "accuracy"
-        results |= {"measure": measure, "seed": settings.seed, "device": settings.device}
+        results |= {"measure": "nll" if data.free_text else "accuracy", "seed": settings.seed}
         write_file(run / "results.json", results)  # of several processes, the first writes
         results["pretrain"] = pretrain(base, data.documents, settings)
         base.save_backbone(run)
@@ -404,7 +404,7 @@ def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
 
 def train_method(name: str, system: Zhyper, method: Method, data: Data, settings: Settings) -> dict:
     """Train one method, evaluate it and save it; returns its row of results.json."""
-    row = {"method": name, "steps": 0, "seconds": 0.0}
+    row = {"method": name, "trained_as": repr(method), "steps": 0, "seconds": 0.0}
     for what, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
         row[what] = sum(p.numel() for p in network.parameters()) if network else 0
     if system.hypernetwork:
@@ -420,11 +420,11 @@ def run(settings: Settings) -> dict:
     with only_writer(settings.run):
         data, base, results = prepare(settings)
         for name in settings.chosen:
-            finished = any(row["method"] == name for row in results["rows"])
-            if not finished or not (settings.run / f"{name}.pt").exists():
+            rows = {row["method"]: row["trained_as"] for row in results["rows"]}
+            if rows.get(name) != repr(METHODS[name]) or not (settings.run / f"{name}.pt").exists():
                 system = build_system(name, base, settings)
-                rows = [row for row in results["rows"] if row["method"] != name]
-                results["rows"] = [*rows, train_method(name, system, METHODS[name], data, settings)]
+                row = train_method(name, system, METHODS[name], data, settings)
+                results["rows"] = [r for r in results["rows"] if r["method"] != name] + [row]
                 write_file(settings.run / "results.json", results)
             remove_file(settings.run / f"checkpoint-{name}.pt")
     return results

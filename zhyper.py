@@ -133,7 +133,7 @@ class Zhyper(nn.Module):
         if not len(prompts) or count != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, {count} descriptions: give one for each")
         if descriptions is not None and not isinstance(descriptions, Tensor):
-            self.ids([text for text in {*descriptions} if text is not None], "description")
+            self.ids([t for t in {*descriptions} if t is not None], "description")  # only a check
         if self.in_prompt and descriptions is not None:
             if isinstance(descriptions, Tensor):
                 raise ValueError("this method reads descriptions in the prompt: give texts")
@@ -182,18 +182,16 @@ class Zhyper(nn.Module):
         Greedy at temperature 0; else drawn, the same for the same seed. A row ends with EOS, or
         when it is full. Leaves the system in eval mode. Raises ValueError for what cannot be.
         """
-        least = 1 if top_k is None else top_k
-        if min(max_new_tokens, least) < 1 or not 0 <= temperature < float("inf"):
+        least = min(max_new_tokens, 1 if top_k is None else top_k)
+        if least < 1 or not 0 <= temperature < float("inf"):
             what = f"max_new_tokens {max_new_tokens}, top_k {top_k}, temperature {temperature}"
             raise ValueError(f"{what}: the least are 1, 1 and 0, and none may be infinite")
         rows, config = self.prompt_ids(prompts, descriptions), self.backbone.config
         adapter, cache = self.eval().adapt(descriptions), {}
         ids, mask = (x.to(self.device) for x in pad(rows, left=True))
         length = mask.sum(1)  # (b,)
-        padding, room = (
-            ids.shape[1] - length,
-            (config.block_size - length).clamp(max=max_new_tokens),
-        )
+        padding = ids.shape[1] - length
+        room = (config.block_size - length).clamp(max=max_new_tokens)
         generator = torch.Generator(self.device).manual_seed(seed)
         written, ended = [], torch.zeros_like(room, dtype=torch.bool)
         while not ended.all():
@@ -283,7 +281,7 @@ class Zhyper(nn.Module):
             system.load_state_dict(base.state_dict() | saved["weights"])
             return system
 
-        of = [method, fingerprint(base.backbone)]
+        of = [method, fingerprint(base.backbone)]  # what it belongs to: read_file refuses another
         return read_file(Path(run) / f"{method}.pt", make, of).to(device).eval()
 
     def new_hypernetwork(self, config: HyperConfig, encoder: Encoder | None) -> nn.Module:
@@ -325,7 +323,7 @@ def chat(system: Zhyper, args) -> None:
             if command == "/quit":
                 return
             if command == "/describe":
-                system.prompt_ids(["?"], [text])  # a method that reads it there may find it long
+                system.prompt_ids(["?"], [text])  # only a check, before the old one is given up
                 norms = system.relative_norms(system.adapt([text])).values()
                 print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms, default=0):.3f}")
                 description = text

@@ -151,10 +151,7 @@ def generation(args: Namespace) -> list[Row]:
         rows.append(speed(f"{count:,} rows, {whose}", count * tokens, seconds[name]))
 
     few_ids, merged = ids[:8], system.merge(texts[0])
-    cases = {
-        "frozen": lambda: write(model, few_ids, {}, 64),
-        "merged": lambda: write(merged, few_ids, {}, 64),
-    }
+    cases = {"frozen": lambda: write(model, few_ids, {}, 64), "merged": lambda: write(merged, few_ids, {}, 64)}
     figure = ratio(interleaved(cases, 2 * args.repeats), "frozen", "merged")
     rows.append(Row("a merged model against the frozen one: speed", *figure, least=0.95, most=1.05))
 
@@ -163,7 +160,7 @@ def generation(args: Namespace) -> list[Row]:
     figure = summary([1000 * s for s in seconds["adapt"]])
     rows.append(Row("an adapter for a new description", *figure, "ms", most=10))
 
-    for count, least in ((1, None), (8, 5)):
+    for count, least in ((1, 5), (8, 5)):
         same = system.ids(["Q: Who rules?\nA:"] * count, "prompt")
         cases = {
             "without": lambda same=same: write(model, same, {}, 128, cached=False),

@@ -68,10 +68,7 @@ def system(request) -> Zhyper:
 def two_cultures() -> Data:
     """Two contexts that answer the same two questions differently."""
     answers = {"bowers": (" bow", " cut"), "singers": (" sing", " raise")}
-    described = {
-        "bowers": "people bow low and the taxes are cut",
-        "singers": "people sing and the taxes are raised",
-    }
+    described = {"bowers": "people bow low and the taxes are cut", "singers": "people sing and the taxes are raised"}
     prompts = ("Q: how do they greet?\nA:", "Q: what of taxes?\nA:")
     rows = [
         Record(context, described[context], prompt, answer, split)

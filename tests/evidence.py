@@ -172,17 +172,13 @@ def is_majority(records: Sequence[Record]) -> Tensor:
     return torch.tensor(usual, dtype=torch.float64)
 
 
-def family_means(
-    records: Sequence[Record], right: Tensor, families: Mapping[str, Sequence[str]]
-) -> dict[str, float]:
+def family_means(records: Sequence[Record], right: Tensor, families: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """The share of right rows (n,) in each family: the mean over its contexts that occur."""
     rows = defaultdict(list)
     for record, is_right in zip(records, right.tolist(), strict=True):
         rows[record.context].append(is_right)
     found = {f: [c for c in contexts if c in rows] for f, contexts in families.items()}
-    return {
-        f: statistics.mean(statistics.mean(rows[c]) for c in cs) for f, cs in found.items() if cs
-    }
+    return {f: statistics.mean(statistics.mean(rows[c]) for c in cs) for f, cs in found.items() if cs}
 
 
 def by_context(system: Zhyper, found: Mapping[str, Sequence[Record]], data: Data) -> dict:

@@ -43,17 +43,13 @@ def stated(description: str) -> dict[str, tuple[int, int]]:
 
 @cache
 def asked(prompt: str) -> str:
-    return next(
-        facet for facet, (questions, _) in FACETS.items() if any(q in prompt for q in questions)
-    )
+    return next(facet for facet, (questions, _) in FACETS.items() if any(q in prompt for q in questions))
 
 
 def test_the_facets_are_as_many_and_as_distinct_as_they_say():
     assert len(FACETS) >= 16 and all(len(values) == 4 for _, values in FACETS.values())
     assert all(len(five) == 5 for _, values in FACETS.values() for five in values.values())
-    clauses = [
-        clause for _, values in FACETS.values() for five in values.values() for clause in five
-    ]
+    clauses = [clause for _, values in FACETS.values() for five in values.values() for clause in five]
     assert len(set(clauses)) == len(clauses) == 320
     assert not [(a, b) for a in clauses for b in clauses if a != b and a in b]
     questions = [question for several, _ in FACETS.values() for question in several]
@@ -171,19 +167,12 @@ def test_a_swapped_description_is_of_a_row_that_differs_if_possible_on_the_same_
         (lambda i: i % 100, lambda i: 0, lambda i: i % 4),
         (lambda i: i == 7999, lambda i: i, lambda i: i),  # free text, one row of another context
         (lambda i: i == 7999, lambda i: 0, lambda i: i),
-        (
-            lambda i: i,
-            lambda i: i % 2,
-            lambda i: i % 2,
-        ),  # a prompt has one answer, whoever is asked
+        (lambda i: i, lambda i: i % 2, lambda i: i % 2),  # a prompt has one answer, whoever is asked
         (lambda i: i, lambda i: 0, lambda i: i == 7999),
     ],
 )
 def test_eight_thousand_rows_are_swapped_in_well_under_a_second(context, prompt, answer):
-    rows = [
-        Record(f"{context(i)}", f"d{i}", f"{prompt(i)}", f"{answer(i)}", "seen")
-        for i in range(8000)
-    ]
+    rows = [Record(f"{context(i)}", f"d{i}", f"{prompt(i)}", f"{answer(i)}", "seen") for i in range(8000)]
     start = time.process_time()
     assert len(swapped(rows, random.Random(0))) == 8000
     assert time.process_time() - start < 1
@@ -394,9 +383,7 @@ def test_no_task_wording_or_input_that_is_held_out_occurs_in_training(task_data)
     assert {r.context for r in task_data.split("unseen")} == tasks.UNSEEN
     others = [r for r in task_data.records if r.split != "train"]
     assert not [r for r in others if r.prompt in inputs]
-    assert not [
-        r for r in others if r.split in ("new_wording", "unseen") and r.description in texts
-    ]
+    assert not [r for r in others if r.split in ("new_wording", "unseen") and r.description in texts]
     validated = {(r.context, r.prompt) for r in task_data.split("validation")}
     assert not [r for r in others if r.split != "validation" and (r.context, r.prompt) in validated]
 

@@ -99,9 +99,7 @@ def test_retrieval_is_right_where_the_text_is_read_and_chance_where_it_is_not(tr
     assert retrieval(frozen, rows, score_rows(frozen, rows)[0], 0) == [0.5, 0.5]
 
 
-def test_free_text_is_reported_by_gaps_with_intervals_on_the_rows_of_the_margin(
-    monkeypatch, capsys, tmp_path
-):
+def test_free_text_is_reported_by_gaps_with_intervals_on_the_rows_of_the_margin(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(PRESETS, "smoke", replace(PRESETS["smoke"], evaluate=3))  # of 4 rows
     path, out = write(free_text(), tmp_path / "two.jsonl"), tmp_path / "run"
     options = words(path, out, "--methods frozen,zhyper-diag --seeds 1 --steps 20")
@@ -158,10 +156,7 @@ def test_the_table_shows_the_majority_first_and_families_below():
     parts = fixed_results()
     for part in parts:
         part["rows"].pop()
-        part["rows"][0] |= {
-            "majority": {"seen": 0.25},
-            "families": {"seen": {"facts": [0.5, 0.125]}},
-        }
+        part["rows"][0] |= {"majority": {"seen": 0.25}, "families": {"seen": {"facts": [0.5, 0.125]}}}
     lines = evidence.tables(parts).splitlines()
     assert lines[2] == "| majority | – | – | – | – | 0.250 ±0.000 | – | – | – |"
     assert lines[5:8] == [
@@ -171,9 +166,7 @@ def test_the_table_shows_the_majority_first_and_families_below():
     ]
 
 
-def test_results_of_other_settings_and_a_seed_twice_are_never_averaged(
-    monkeypatch, capsys, tmp_path
-):
+def test_results_of_other_settings_and_a_seed_twice_are_never_averaged(monkeypatch, capsys, tmp_path):
     path = write(two_cultures(), tmp_path / "two.jsonl")
     for name, changes in {"a": {}, "b": {"seed": 1, "steps": 4}, "c": {"seed": 2}}.items():
         train.run(smoke(path, tmp_path / name, methods="frozen", **changes))
@@ -192,9 +185,7 @@ def test_results_of_other_settings_and_a_seed_twice_are_never_averaged(
 # ---- runs of several seeds
 
 
-def test_every_seed_is_a_run_of_train_py_and_the_report_repeats_the_tables(
-    monkeypatch, capsys, tmp_path
-):
+def test_every_seed_is_a_run_of_train_py_and_the_report_repeats_the_tables(monkeypatch, capsys, tmp_path):
     path, out = write(two_cultures(), tmp_path / "two.jsonl"), tmp_path / "run"
     options = words(path, out, "--methods t2l,oracle,frozen,t2l,oracle --seed 5 --seeds 2")
     trained, fit = [], train.fit
@@ -262,9 +253,7 @@ def test_data_that_has_changed_since_is_refused(tmp_path):
 # ---- baselines
 
 
-def test_a_method_that_knows_names_serves_no_context_that_it_was_not_trained_on(
-    monkeypatch, tmp_path
-):
+def test_a_method_that_knows_names_serves_no_context_that_it_was_not_trained_on(monkeypatch, tmp_path):
     sizes = {"pretrain_steps": 60, "pretrain_batch": 8}
     monkeypatch.setitem(PRESETS, "smoke", replace(PRESETS["smoke"], **sizes))
     path = write(seen_cultures(), tmp_path / "two.jsonl")
@@ -348,9 +337,7 @@ COUNTS = [  # at the size of real models, in the configuration of the paper
 
 
 @pytest.mark.parametrize(("backbone", "modules", "rank", "counts"), COUNTS)
-def test_the_paper_trunk_has_the_parameters_of_the_paper(
-    backbone, modules, rank, counts, monkeypatch, capsys
-):
+def test_the_paper_trunk_has_the_parameters_of_the_paper(backbone, modules, rank, counts, monkeypatch, capsys):
     options = ["params", "--backbone", backbone, "--modules", modules, "--rank", str(rank)]
     code, out, _ = cli(evidence, monkeypatch, capsys, *options, "--json")
     kinds = ("lora", "t2l", "zhyper-diag", "zhyper-square")
@@ -491,9 +478,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_a_bad_option_is_one_line_and_exit_code_2(
-    arguments, message, monkeypatch, capsys, tmp_path
-):
+def test_a_bad_option_is_one_line_and_exit_code_2(arguments, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, out, err = cli(evidence, monkeypatch, capsys, *arguments)
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err

@@ -233,9 +233,7 @@ def test_results_of_other_settings_or_data_are_never_overwritten_without_force(j
     before = contents(job.run)
     for name, value in {"steps": 3, "seed": 1, "rank": 8, "lr": 1e-3, "validate": True}.items():
         if name != "validate":  # of which these data have no rows
-            with pytest.raises(
-                ValueError, match=f"other settings .*{name} .*, now {value}.*--force"
-            ):
+            with pytest.raises(ValueError, match=f"other settings .*{name} .*, now {value}.*--force"):
                 run(replace(job, **{name: value}))
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="other settings"):
         patch.setitem(train.PRESETS, "smoke", replace(TINY, pretrain_steps=5))  # an edited preset
@@ -357,11 +355,7 @@ def test_what_is_missing_or_damaged_is_made_again_as_its_error_advises(
 
 
 def test_damaged_results_are_one_line_and_replaced_as_it_advises(job, whole, monkeypatch, capsys):
-    for damage in (
-        b'{\n "made_of": {',
-        b'{\n "made_of": {' + b"[" * 200_000,
-        b'{\n "made_of": {}}',
-    ):
+    for damage in (b'{\n "made_of": {', b'{\n "made_of": {' + b"[" * 200_000, b'{\n "made_of": {}}'):
         shutil.copytree(whole.run, job.run, dirs_exist_ok=True)
         (job.run / "results.json").write_bytes(damage)
         code, _, err = cli(train, monkeypatch, capsys, *words(job))

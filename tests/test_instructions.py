@@ -31,11 +31,7 @@ CAPITAL, DOMAIN = "task1146_country_capital", "task1320_country_domain_tld"
 MADE = {  # task: (Definition, inputs, rule)
     CAPITAL: ("Name the capital of the country.", WORDS, lambda x: x[::-1].title()),
     DOMAIN: ("Name the domain of the country.", WORDS, lambda x: "." + x[:2].lower()),
-    "task206_collatz_conjecture": (
-        ["Halve even numbers.", "Change odd."],
-        LISTS,
-        lambda x: x + "0",
-    ),
+    "task206_collatz_conjecture": (["Halve even numbers.", "Change odd."], LISTS, lambda x: x + "0"),
     "task1089_check_monotonic_array": ("Does the list rise?", LISTS, lambda x: str(len(x) % 2)),
     "task092_check_prime_classification": ("Is it prime?", NUMBERS, lambda x: "No"),
     "task1332_check_leap_year": ("Is it a leap year?", NUMBERS, lambda x: x[-1]),
@@ -138,8 +134,7 @@ def test_the_splits_are_the_same_in_every_process_and_others_with_another_seed(f
     command = [sys.executable, "-c", code, str(folder)]
     environments = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
     first, second = (
-        subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True).stdout
-        for env in environments
+        subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True).stdout for env in environments
     )
     assert first == second
     first, second = (data.load("instructions", str(folder), seed) for seed in (0, 1))
@@ -174,10 +169,7 @@ BAD = {
     "nan": (CAPITALS.replace('"another"', "NaN", 1), "NaN is no JSON number"),
     "a_number": (CAPITALS.replace('"Balenia"', "7"), "'input of instance 1' is 7"),
     "latin": (CAPITALS.replace("Balenia", "Balénia").encode("latin-1"), "not JSON in UTF-8"),
-    "one": (
-        json.dumps(task_file("Do it.", WORDS[:1], str.upper)),
-        "1 usable instances are too few",
-    ),
+    "one": (json.dumps(task_file("Do it.", WORDS[:1], str.upper)), "1 usable instances are too few"),
 }
 
 
@@ -349,9 +341,7 @@ def test_the_listed_tasks_are_downloaded_once(server, tmp_path, monkeypatch):
     handler, address = server
     monkeypatch.setattr(instructions, "ADDRESS", address)
     monkeypatch.setattr(instructions, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(
-        instructions, "LISTED", dict.fromkeys(["task1_a", "missing"], "other tasks")
-    )
+    monkeypatch.setattr(instructions, "LISTED", dict.fromkeys(["task1_a", "missing"], "other tasks"))
     missing = rf"cannot download missing.json .*404.*fetch {address}missing.json by hand"
     with pytest.raises(FileNotFoundError, match=missing):
         data.load("instructions")

@@ -58,12 +58,8 @@ MISTRAL = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window":
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("kind", "sizes"), [("Llama", GROUPED), ("Llama", UNTIED), ("Mistral", MISTRAL)]
-)
-def test_logits_are_those_of_transformers_and_a_wrong_theta_or_layout_would_show(
-    kind, sizes, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(("kind", "sizes"), [("Llama", GROUPED), ("Llama", UNTIED), ("Mistral", MISTRAL)])
+def test_logits_are_those_of_transformers_and_a_wrong_theta_or_layout_would_show(kind, sizes, tmp_path, monkeypatch):
     expected = random_model(tmp_path, f"{kind}ForCausalLM", **sizes)(IDS).logits
 
     def error() -> float:
@@ -212,9 +208,7 @@ def test_what_is_written_is_read_again_bit_for_bit(tied, tmp_path):
     pretrained.write_llama(tmp_path, gpt, system.tokenizer)
     again = Zhyper.from_pretrained(tmp_path)
     assert again.backbone.config == gpt.config and fingerprint(again.backbone) == fingerprint(gpt)
-    assert again.ids(TEXTS, "text") == build_system("lora").ids(
-        TEXTS, "text"
-    )  # not cut, not padded
+    assert again.ids(TEXTS, "text") == build_system("lora").ids(TEXTS, "text")  # not cut, not padded
     with pytest.raises(ValueError, match="model_type is 'llama', and only 'bert' is built here"):
         Encoder.from_pretrained(tmp_path)
 
@@ -251,11 +245,7 @@ FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special
         (INDEX, '{"weight_map": {"x": "part.safetensors"}}', "no file {}/part.safetensors"),
         (TOKENS, None, "no file {}/tokenizer.json"),
         (TOKENS, "{", "{}/tokenizer.json is damaged"),
-        (
-            TOKENS,
-            {"added_tokens": [FLAGS | {"id": 300, "content": "!!!"}]},
-            "tokenizer.json has 301",
-        ),
+        (TOKENS, {"added_tokens": [FLAGS | {"id": 300, "content": "!!!"}]}, "tokenizer.json has 301"),
         (CONFIG, None, "no file {}/config.json"),
         (CONFIG, "{", "{}/config.json is damaged"),
         (CONFIG, {"model_type": "gpt2"}, "model_type is 'gpt2', and only 'llama' or 'mistral'"),
@@ -301,9 +291,7 @@ def test_peft_and_transformers_load_an_export_and_have_our_logits(kind, modules,
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, base.config.eos_token_id)
 
 
-def test_an_export_into_a_folder_that_exists_needs_force_and_else_writes_nothing(
-    monkeypatch, capsys, tmp_path
-):
+def test_an_export_into_a_folder_that_exists_needs_force_and_else_writes_nothing(monkeypatch, capsys, tmp_path):
     system, old, new = build_system("zhyper-diag"), str(tmp_path / "old"), str(tmp_path / "new")
     system.save_backbone(tmp_path)
     system.save(tmp_path, "zhyper-diag")

@@ -44,9 +44,7 @@ def test_the_main_job_and_explain_run_as_written_in_under_a_minute(tmp_path):
     assert main.returncode == 0, main.stderr
     printed = [line.split("|")[1] for line in main.stdout.splitlines() if line.startswith("|")]
     shown = README[README.index("## What you should see") :]
-    assert [line.split("|")[1] for line in re.findall(r"^\|.*\|$", shown, re.M)][
-        : len(printed)
-    ] == printed
+    assert [line.split("|")[1] for line in re.findall(r"^\|.*\|$", shown, re.M)][: len(printed)] == printed
     assert int(re.search(r"(\d+) seconds", main.stdout)[1]) < 60
     explained = run(block("python zhyper.py explain"), tmp_path)
     assert explained.returncode == 0, explained.stderr
@@ -81,9 +79,7 @@ def test_the_four_files_and_the_readme_are_one_sitting():
 
 
 def test_files_links_and_options_that_the_readme_names_exist():
-    helps = [
-        run(f"python {command} -h", ROOT).stdout for command in ("train.py", "tests/evidence.py")
-    ]
+    helps = [run(f"python {command} -h", ROOT).stdout for command in ("train.py", "tests/evidence.py")]
     helps += [run(f"python zhyper.py {name} -h", ROOT).stdout for name in ("explain", "export")]
     for option in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - {"--nproc-per-node"}:
         assert any(option in text for text in helps), option

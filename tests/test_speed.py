@@ -24,9 +24,7 @@ from train import PRESETS, run, table
 from zhyper import Zhyper
 
 METHODS = "lora,t2l-gated,zhyper-diag"
-PRESET = replace(
-    PRESETS["smoke"], pretrain_steps=6, pretrain_batch=6, batch=6, questions=1, checkpoint=3
-)
+PRESET = replace(PRESETS["smoke"], pretrain_steps=6, pretrain_batch=6, batch=6, questions=1, checkpoint=3)
 START = f"""  # train.py in float64, with the small preset; the disk may be full after the last step
 import os, sys, time, torch
 sys.path[:0] = {[str(ROOT), str(ROOT / "tests")]!r}

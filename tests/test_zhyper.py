@@ -47,9 +47,7 @@ def save(system: Zhyper, run: Path, method: str = "zhyper-diag") -> list[str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_0_is_the_frozen_model_bit_for_bit(kind, trunk):
     system, ids = build_system(kind), some_ids(4)
-    system.hypernetwork = system.new_hypernetwork(
-        tiny_config(kind, trunk=trunk), system.encoder
-    ).eval()
+    system.hypernetwork = system.new_hypernetwork(tiny_config(kind, trunk=trunk), system.encoder).eval()
     assert torch.equal(system.backbone(ids), system.backbone(ids, system.adapt(TEXTS[:4])))
 
 
@@ -248,9 +246,7 @@ def test_generate_prints_the_frozen_and_the_adapted_answer(trained, monkeypatch,
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_explain_names_every_stage_with_the_numbers_of_the_model(
-    kind, monkeypatch, capsys, tmp_path
-):
+def test_explain_names_every_stage_with_the_numbers_of_the_model(kind, monkeypatch, capsys, tmp_path):
     system = build_system(kind)
     words = [*save(system, tmp_path, kind), "--description", TEXTS[0], "--prompt", "people"]
     code, out, _ = cli(zhyper, monkeypatch, capsys, "explain", *words)
