@@ -82,7 +82,7 @@ class Preset:
     pretrain_steps: int = 350
     pretrain_lr: float = 4e-3
     pretrain_batch: int = 8  # rows a step
-    steps: int = 600
+    steps: int = 560
     batch: int = 32  # descriptions a step ...
     questions: int = 4  # ... and rows for each, at most
     evaluate: int | None = None  # rows of a split, at most
