@@ -87,7 +87,7 @@ class Zhyper(nn.Module):
         return rows
 
     def embed(self, descriptions: Sequence[str]) -> Tensor:
-        """The embedding c of each description, (n, d_text). Raises ValueError as `ids` does."""
+        """The embedding c of each description, (b, d_text). Raises ValueError as `ids` does."""
         if self.encoder is None:
             raise ValueError("this system has no encoder: choose a method that reads descriptions")
         rows = self.ids(descriptions, "description", self.encoder.config.block_size)
