@@ -27,6 +27,7 @@ class HyperConfig:
     rank: int = 32
     alpha: float = 64.0
     modules: tuple[str, ...] = ("q", "k", "v", "o")
+    first: int = 0  # the lowest layer that is adapted; `layers` and l below count from it
     trunk: str = "gated"  # a key of TRUNKS
     hidden: int = 224  # gated trunk: the width f of a feature
     latent: int = 128  # paper trunk: the width of its residual stream
@@ -106,7 +107,7 @@ Shapes = Mapping[str, tuple[int, int]]  # {module: (d_in, d_out)}, as in ModelCo
 class Standardise(nn.Module):
     """(c - mean) / std, both measured once, before the first step, on training descriptions.
 
-    differs from the paper: its encoder is pretrained. A fresh one embeds all texts almost alike.
+    differs from the paper, which takes c as it is: a fresh encoder embeds all texts almost alike.
     """
 
     def __init__(self, d_text: int):
@@ -131,10 +132,10 @@ class GatedTrunk(nn.Module):
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__()
-        h = self.width = config.hidden
+        f = self.width = config.hidden
         self.standardise = Standardise(d_text)
-        self.text = nn.Sequential(nn.Linear(d_text, 64), nn.LayerNorm(64), nn.Linear(64, h))
-        self.gate = nn.Parameter(torch.randn(layers, len(config.modules), h))
+        self.text = nn.Sequential(nn.Linear(d_text, 64), nn.LayerNorm(64), nn.Linear(64, f))
+        self.gate = nn.Parameter(torch.randn(layers, len(config.modules), f))
 
     def forward(self, c: Tensor) -> Tensor:
         """(b, d_text) -> the feature of every site, (b, l, m, f)."""
@@ -193,14 +194,15 @@ class StaticLoRA(nn.Module):
 
     def forward(self, c: Tensor | None) -> Adapter:
         """The update of every site: a row for each of c (b, d_text), or without z one for all."""
-        z, adapter = self.z(c), {}
+        z, adapter, first = self.z(c), {}, self.config.first
         for m in self.config.modules:
             for l, (A, B) in enumerate(zip(self.A[m], self.B[m], strict=True)):
-                adapter[l, m] = LowRank(A, B, None if z is None else z[m][:, l], self.config.scale)
+                z_l = None if z is None else z[m][:, l]
+                adapter[first + l, m] = LowRank(A, B, z_l, self.config.scale)
         return adapter
 
     def z(self, c: Tensor | None) -> dict[str, Tensor] | None:
-        """Nothing between A and B: ZhyperDiag generates it."""
+        """None, nothing between A and B; ZhyperDiag generates it."""
 
 
 class ZhyperDiag(StaticLoRA):
@@ -216,7 +218,7 @@ class ZhyperDiag(StaticLoRA):
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
         for head in self.heads.values():
-            # A number of Z a is a sum of products: `width` of them, for a square r times as many.
+            # Each number in Z a is a sum of products: `width` of them, for a square r times more.
             terms = width * outputs / config.rank
             nn.init.normal_(head.weight, std=config.spread / terms**0.5)
             nn.init.zeros_(head.bias)
@@ -264,7 +266,7 @@ class TextToLoRA(nn.Module):
             A, B = self.heads[m](features[:, :, i]).split(sizes, dim=-1)  # (b, l, size)
             for l in range(A.shape[1]):
                 A_l, B_l = A[:, l].unflatten(-1, (r, d_in)), B[:, l].unflatten(-1, (d_out, r))
-                adapter[l, m] = LowRank(A_l, B_l, None, self.config.scale)
+                adapter[self.config.first + l, m] = LowRank(A_l, B_l, None, self.config.scale)
         return adapter
 
 

@@ -3,8 +3,9 @@
     ids -> GPT(ids, updates) -> logits            the language model, frozen once it is pretrained
     ids -> Encoder(ids, mask) -> c                one embedding for a whole description
 
-The decoder has the block of Llama and Mistral, the encoder that of BERT. So each class serves for
-two: small and trained from nothing, or with the weights of a real model (`from_pretrained`).
+The decoder has the block of Llama and Mistral, the encoder that of BERT. So either may be small and
+trained from nothing, or have the weights of a real model (`from_pretrained`): `source` is where
+these can be read again, None once they are changed; `tokenizer` is what came with them, or None.
 
 This file knows nothing of LoRA but this: a linear layer may be given an *update*, a function of its
 input whose result is added to its output. Updates travel as an argument, {(layer, module): update};
@@ -15,7 +16,7 @@ Letters for shapes, here and in the other files:
     f width of a feature   d_text width of c
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,16 +63,6 @@ class ModelConfig:
         return attention | {"gate": (d, inner), "up": (d, inner), "down": (inner, d)}
 
 
-def pad(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[Tensor, Tensor]:
-    """Two tensors (b, t): the ids, filled up with 0, and a mask that is true where there is one."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        at = slice(ids.shape[1] - len(row), None) if left else slice(len(row))
-        ids[i, at], mask[i, at] = torch.tensor(row), True
-    return ids, mask
-
-
 def init_weights(module: nn.Module) -> None:
     """GPT-2's and BERT's start: every matrix normal with std 0.02, every bias zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
@@ -92,7 +83,7 @@ class Linear(nn.Linear):
 
 
 def rotary(positions: Tensor, size: int, theta: float) -> Tensor:
-    """cos and sin, (2, t, size), of the angles by which a head turns at positions (t,).
+    """cos and sin, (2, ..., size), of the angles by which a head turns at positions (...).
 
     The angles are float32 whatever the model computes in: bf16 cannot tell 300 from 301.
     """
@@ -155,6 +146,7 @@ class GPT(nn.Module):
     torch.Size([2, 5, 1024])
     """
 
+    source = tokenizer = None  # see the top of this file
     HUB_NAMES = {  # patterns that turn the name of a parameter here into its name in real weights
         r"^(?!lm_head)": "model.",  # all but the output head
         r"\.([qkvo])\b": r".self_attn.\1_proj",
@@ -183,11 +175,9 @@ class GPT(nn.Module):
         Given a `cache`, at first an empty dict, a call continues where the one before ended. Then
         rows are padded on the left: row i of the first call begins with padding[i] ids of no text.
         """
-        t, config, mask = ids.shape[1], self.config, None
-        if t > config.block_size:
-            raise ValueError(
-                f"{t} tokens, the backbone reads {config.block_size}: shorten the text"
-            )
+        t, longest, mask = ids.shape[1], self.config.block_size, None
+        if t > longest:
+            raise ValueError(f"{t} tokens, the backbone reads {longest}: shorten the text")
         position = torch.arange(t, device=ids.device)  # (t,)
         if cache is not None:
             past = cache[0][0].shape[2] if cache else 0  # keys of layer 0
@@ -196,11 +186,18 @@ class GPT(nn.Module):
             query = position[:, None]  # (t, 1)
             mask = (key <= query) & (key >= padding[:, None, None, None])  # (b, 1, t, past + t)
             mask = mask | (key == query)  # padding attends to itself: softmax of nothing is NaN
-        rope = rotary(position, config.width // config.heads, config.theta)
-        x = self.embed_tokens(ids)  # (b, t, d)
-        for block in self.layers:
+        return self.norm(self.run(self.embed_tokens(ids), updates, position, mask, cache))
+
+    def run(self, x: Tensor, updates: Updates, position, mask=None, cache=None, layers=slice(None)):
+        """x (b, t, d) after some of the layers, all of them if not told; `position` (t,) or (b, t).
+
+        `mask` (b, 1, t, keys) is true where a query may look; None: at itself and before.
+        """
+        rope = rotary(position, self.config.width // self.config.heads, self.config.theta)
+        rope = rope.unsqueeze(-3)  # for all heads: (2, 1, t, d/h) or (2, b, 1, t, d/h)
+        for block in self.layers[layers]:
             x = block(x, updates, rope, mask, cache)
-        return self.norm(x)
+        return x
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., d) -> (..., vocab_size)."""
@@ -216,17 +213,7 @@ class GPT(nn.Module):
 
         Raises FileNotFoundError or ValueError for what is missing, damaged, or not built here.
         """
-        fixed = {  # what its config.json must say: anything else is refused
-            "model_type": ("llama", "mistral"),
-            "hidden_act": ("silu",),
-            "rope_scaling": (None,),
-            "rope_type": (None, "default"),
-            "sliding_window": (None,),
-        }
-        folder = pretrained.find(name)
-        model = cls(ModelConfig(**pretrained.read_sizes(folder, fixed)))
-        unused = r"inv_freq$" if model.lm_head else r"inv_freq$|^lm_head"  # may be left over
-        return pretrained.fill(model, folder, cls.HUB_NAMES, unused)
+        return pretrained.read(cls, ModelConfig, name)
 
 
 def sample(logits: Tensor, temperature: float, top_k: int | None, generator) -> Tensor:
@@ -265,12 +252,13 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A sentence encoder: BERT (a real one's token type is added to `position`), and the mean.
+    """A sentence encoder: BERT, and the mean over tokens. (`position` holds a real one's type 0.)
 
     Its LayerNorms, on the embeddings and behind each block, are what lets it learn quickly from
     nothing: without them the embeddings of different texts hardly differ at first.
     """
 
+    source = tokenizer = None  # see the top of this file
     HUB_NAMES = {
         r"^(word|position)": r"embeddings.\1_embeddings",
         r"^norm": "embeddings.LayerNorm",
@@ -303,7 +291,4 @@ class Encoder(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str) -> "Encoder":
         """The BERT in a folder, or of that name on the hub; raises as GPT.from_pretrained."""
-        fixed = {"model_type": ("bert",), "hidden_act": ("gelu",)}
-        folder = pretrained.find(name)
-        model = cls(ModelConfig(**pretrained.read_sizes(folder, fixed)))
-        return pretrained.fill(model, folder, cls.HUB_NAMES, r"^pooler\.|^cls\.|position_ids$")
+        return pretrained.read(cls, ModelConfig, name)

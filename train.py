@@ -1,15 +1,14 @@
 """Train Zhyper end to end, beside the baselines that a sceptic would ask for, and print one table.
 
-1. read the data, train a tokenizer on it
-2. pretrain the backbone on its documents, and freeze it
-3. train each method through the frozen backbone
-4. evaluate: every split, and one of them with the description swapped, random and absent
+1. read the data, train a tokenizer on it and pretrain the backbone, or take a real one
+2. train each method through the backbone, which is frozen
+3. evaluate: every split, and one of them with the description swapped, random and absent
 
 python train.py                                                      # invented cultures
 python train.py --preset smoke                                       # the same in seconds
 python train.py --data voices --preset voices --lr 1e-3              # a real text
 python train.py --data instructions --preset instructions --lr 5e-4  # the paper's own data
-python train.py --data file.jsonl --methods zhyper-diag,t2l          # your own records
+python train.py --preset real                                        # real models
 torchrun --nproc-per-node 2 train.py                                 # several devices
 A run that was stopped goes on with the same command. Several seeds: tests/evidence.py.
 """
@@ -20,9 +19,8 @@ import random
 import statistics
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,9 +29,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import Data, Record, columns, load  # a Record is one row: see data/__init__.py
-from data._cli import markdown, one_line_errors, parse
-from data._controls import check, evaluated_splits, other_descriptions
+from data._cli import check_positive, one_line_errors, option, parse, table
+from data._controls import evaluated_splits, fitting, other_descriptions
 from data._files import fingerprint, only_writer, open_results, read_file, remove_file, write_file
+from data._prompting import BARE, PLAIN, choose
+from data._rows import batches, of_first
 from data._tokenizer import train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, ModelConfig
@@ -77,8 +77,8 @@ METHODS = {
 class Preset:
     """The sizes of a run. Edit one, or add your own."""
 
-    backbone: ModelConfig = ModelConfig()
-    encoder: ModelConfig = ModelConfig(layers=2, inner=512)
+    backbone: ModelConfig | str = ModelConfig()  # a size, or the name of a real one
+    encoder: ModelConfig | str = ModelConfig(layers=2, inner=512)
     pretrain_steps: int = 350
     pretrain_lr: float = 4e-3
     pretrain_batch: int = 8  # rows a step
@@ -87,22 +87,22 @@ class Preset:
     questions: int = 4  # ... and rows for each, at most
     evaluate: int | None = None  # rows of a split, at most
     checkpoint: int = 100  # steps from one checkpoint to the next
+    first: int = 0  # the lowest adapted layer; states below it are computed once for each row
+    lr: float | None = None  # of every method, in place of its own
 
 
 TINY = ModelConfig(512, layers=1, heads=2, kv_heads=2, width=64, inner=256)
 LARGE = ModelConfig(4096, 512, layers=4, heads=6, kv_heads=6, width=384, inner=1536)
 LONG = {"pretrain_lr": 2e-3, "pretrain_batch": 16}
+SMOL, MINI = "HuggingFaceTB/SmolLM2-135M-Instruct", "sentence-transformers/all-MiniLM-L6-v2"
 PRESETS = {
     "default": Preset(),
     "smoke": Preset(replace(TINY, layers=2), TINY, 60, steps=40, evaluate=64, checkpoint=5),
     "instructions": Preset(pretrain_steps=2500, **LONG, steps=400, questions=2),
     "voices": Preset(pretrain_steps=500, **LONG, steps=200, batch=16),
     "gpu": Preset(replace(LARGE, layers=6), LARGE, 3000, 1e-3, 16, steps=3000, batch=64),
+    "real": Preset(SMOL, MINI, steps=1500, batch=16, questions=3, evaluate=256, first=24, lr=1e-3),
 }
-
-
-def option(default, text: str):
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,9 @@ class Settings:
     methods: str = option("frozen,prompt,zhyper-diag", f"or all: {', '.join(METHODS)}")
     preset: str = option("default", f"how large: {', '.join(PRESETS)}")
     seed: int = option(0, "of everything random")
+    backbone: str | None = option(None, "a pretrained Llama: its folder, or its name on the hub")
+    encoder: str | None = option(None, "a pretrained BERT: likewise")
+    train_encoder: bool = option(False, "train a pretrained encoder too")
     out: str | None = option(None, "the run folder; out/DATA if left out")
     force: bool = option(False, "replace what the run folder holds")
     device: str = option(DEVICES[0], f"of this machine's: {', '.join(DEVICES)}")
@@ -132,14 +135,11 @@ class Settings:
     def __post_init__(self):
         for name in self.chosen:
             check_choice("method", name, METHODS)
-        self.hyper_config(METHODS["zhyper-diag"])  # checks rank, modules and trunk
         check_choice("preset", self.preset, PRESETS)
+        self.hyper_config(METHODS["zhyper-diag"])  # checks rank, modules and trunk
         check_choice("device", self.device, DEVICES)
         check_choice("dtype", self.dtype, ["fp32", "bf16"])
-        for name in ("seed", "contexts", "rank", "steps", "seconds", "lr"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value + (name == "seed") < 2**63:  # a seed may be 0
-                raise ValueError(f"{name} is {value}: it must be more than 0, and finite")
+        check_positive(self, ("seed", "contexts", "rank", "steps", "seconds", "lr"))
         if self.seconds and WORLD_SIZE > 1:
             raise ValueError("seconds are counted by one process: give --steps to torchrun")
 
@@ -161,8 +161,8 @@ class Settings:
     def hyper_config(self, method: Method) -> HyperConfig:
         rank = method.rank if self.rank is None else self.rank
         trunk = method.trunk if self.trunk is None else self.trunk
-        modules = tuple(self.modules.replace(" ", "").split(","))
-        return HyperConfig(method.kind, rank, 2 * rank, modules, trunk, spread=method.spread)
+        where = tuple(self.modules.replace(" ", "").split(",")), PRESETS[self.preset].first
+        return HyperConfig(method.kind, rank, 2 * rank, *where, trunk, spread=method.spread)
 
 
 # ---- the training loop, and the two trainings
@@ -215,18 +215,17 @@ def optimise(name, network, groups, stream, loss_of, steps, seconds, settings) -
             losses.append(round(loss.item(), 5))  # 5. log
             times.append(time.perf_counter() - start)
             if not math.isfinite(losses[-1]):
-                rate = (
-                    f"lower the rate, {groups[-1]['peak']:.2g} (--lr or pretrain_lr), and --force"
-                )
-                raise ValueError(f"{name}: the loss is {losses[-1]} at step {step}: {rate}")
+                what = f"{name}: the loss is {losses[-1]} at step {step}: lower the rate"
+                raise ValueError(f"{what}, {groups[-1]['peak']:.2g} (--lr or pretrain_lr), --force")
             step += 1
             if seconds:
                 steps = max(step, round(seconds / statistics.median(times)))
             bar.set_postfix(loss=losses[-1], refresh=False)
             bar.update()
             if step % PRESETS[settings.preset].checkpoint == 0 or step == steps:
-                own = network.state_dict()  # 6. checkpoint, without the frozen part
-                state = {"weights": {n: own[n] for n in own if not n.startswith("backbone.")}}
+                own, weights = network.state_dict(), network.named_parameters()  # 6. checkpoint
+                frozen = {name for name, weight in weights if not weight.requires_grad}
+                state = {"weights": {n: own[n] for n in own if n not in frozen}}
                 state |= {"optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
                 state |= {"of": of, "steps": steps, "times": times, "losses": losses}
                 write_file(checkpoint, state)
@@ -257,24 +256,10 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
     return done
 
 
-def batches(records: Sequence[Record], n: int, questions: int, seed: int) -> Iterator[list[Record]]:
-    """Rows for step after step: up to `questions` for each of n descriptions, all in turn."""
-    rng, groups, order = random.Random(seed), defaultdict(list), []
-    for record in records:
-        groups[record.context, record.description].append(record)
-    while True:
-        rows = []
-        for _ in range(n):
-            if not order:
-                order = rng.sample(list(groups), len(groups))
-            group = groups[order.pop()]
-            rows += rng.sample(group, min(questions, len(group)))
-        yield rows
-
-
 def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) -> dict:
-    """Train encoder and hypernetwork through the frozen backbone, on the loss of answers alone."""
-    preset, lr = PRESETS[settings.preset], settings.lr or method.lr
+    """Train hypernetwork and encoder, unless that is frozen, on the loss of answers alone."""
+    preset = PRESETS[settings.preset]
+    lr = settings.lr or preset.lr or method.lr
 
     def loss_of(model: nn.Module, rows: list[Record]) -> Tensor:
         loss, tokens, _ = model(*columns(rows[RANK::WORLD_SIZE]))
@@ -290,10 +275,12 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
             system.hypernetwork.trunk.standardise.measure(system.embed(texts))
     rest = {n: p for n, p in system.named_parameters() if p.requires_grad}
     shared = [rest.pop(n) for n in [*rest] if n.startswith(("hypernetwork.A.", "hypernetwork.B."))]
-    groups = [{"params": shared, "peak": 3 * lr}, {"params": [*rest.values()], "peak": lr}]
+    tuned = [rest.pop(n) for n in [*rest] if n.startswith("encoder.") and system.encoder.tokenizer]
+    peaks = (shared, 3 * lr), (tuned, lr / 20), (rest.values(), lr)  # tuned: a real encoder
+    groups = [{"params": [*some], "peak": peak} for some, peak in peaks]
     rows = batches(records, method.batch or preset.batch, preset.questions, settings.seed)
-    budget = settings.steps or preset.steps, settings.seconds
-    return optimise(name, system.train(), groups, rows, loss_of, *budget, settings)
+    steps = settings.steps or preset.steps
+    return optimise(name, system.train(), groups, rows, loss_of, steps, settings.seconds, settings)
 
 
 # ---- evaluation
@@ -301,20 +288,27 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
 
 @torch.no_grad()
 def score_rows(system: Zhyper, records: Sequence[Record], descriptions=None) -> tuple[Tensor, ...]:
-    """Zhyper.score of any number of records, under their own or other descriptions: (n,) each."""
-    prompts, answers, own = columns(records)
+    """Loss, tokens and exact match of Zhyper.score, under own or other descriptions; (n,) each.
+
+    And choice: 1 if the right one has the lowest loss per token of the row's choices, else 0.
+    """
+    prompts, _, own = columns(records)
     descriptions, parts = descriptions or own, []
     for at in range(0, len(records), 256):
         rows = slice(at, at + 256)
-        parts.append(system.score(prompts[rows], answers[rows], descriptions[rows]))
-    return tuple(torch.cat(part).cpu().double() for part in zip(*parts, strict=True))
+        answers = [record.candidates for record in records[rows]]  # the right one is the first
+        scored = system.score(prompts[rows], answers, descriptions[rows])
+        parts.append(of_first([x.cpu().double() for x in scored], answers))  # with choice
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def evaluate(system: Zhyper, records: Sequence[Record], descriptions=None) -> dict:
-    """Exact-match accuracy, loss per answer token (nats) and the number of rows."""
-    loss, tokens, exact = score_rows(system, records, descriptions)
-    accuracy, nll = exact.mean().item(), (loss.sum() / tokens.sum()).item()
-    return {"accuracy": accuracy, "nll": nll, "n": len(records)}
+    """Exact-match accuracy, choice, loss per answer token (nats) and the number of rows."""
+    loss, tokens, exact, choice = score_rows(system, records, descriptions)
+    found = {"accuracy": exact.mean().item(), "nll": (loss.sum() / tokens.sum()).item()}
+    if any(has := [bool(record.choices) for record in records]):
+        found["choice"] = choice[torch.tensor(has)].mean().item()
+    return found | {"n": len(records)}
 
 
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
@@ -333,54 +327,57 @@ def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
     return {"splits": splits, "controls": controls, "margin": margin}
 
 
-def table(results: dict) -> str:
-    """Results as Markdown, a column for each method: accuracy, or for free text loss per token."""
-    rows, measure = results["rows"], results["measure"]
-    whole = ("trainable", "encoder", "steps", "seconds")
-    body = [[name, *(f"{row[name]:,.0f}" for row in rows)] for name in whole]
-    for kind in ("splits", "controls"):
-        for name in rows[0][kind]:
-            body.append([name, *(f"{row[kind][name][measure]:.3f}" for row in rows)])
-    body.append(["margin", *(f"{row['margin']:z.3f}" for row in rows)])
-    return markdown([measure, *(row["method"] for row in rows)], body)
-
-
 # ---- the main job
 
 
+def build_encoder(base: Zhyper, settings: Settings) -> Encoder:
+    """A real one, frozen unless it is to be trained, or a fresh one on base's tokenizer."""
+    given = settings.encoder or PRESETS[settings.preset].encoder
+    if not isinstance(given, str):
+        return Encoder(replace(given, vocab_size=base.backbone.config.vocab_size))
+    encoder = Encoder.from_pretrained(given).requires_grad_(settings.train_encoder)
+    encoder.source = None if settings.train_encoder else encoder.source  # or c would be kept
+    return encoder
+
+
 def read_data(settings: Settings) -> tuple[Data, Zhyper]:
-    """The data, checked, and on its tokenizer a fresh backbone."""
-    preset = PRESETS[settings.preset]
+    """The data, and a system on a real or a random backbone. Rows too long for it are left out."""
+    given = settings.backbone or PRESETS[settings.preset].backbone
     options = {"contexts": settings.contexts, "descriptions": settings.descriptions}
     data = load(settings.data, settings.data_path, settings.seed, **options)
-    descriptions = dict.fromkeys(r.description for r in data.split("train"))
-    tokenizer = train_tokenizer([*data.documents, *descriptions], preset.backbone.vocab_size)
-    config = replace(preset.backbone, vocab_size=tokenizer.get_vocab_size())
-    torch.manual_seed(settings.seed)
-    base = Zhyper(tokenizer, GPT(config), template=data.template).to(settings.device)
+    if isinstance(given, str):
+        base = Zhyper.from_pretrained(given)
+    else:
+        descriptions = dict.fromkeys(r.description for r in data.split("train"))
+        tokenizer = train_tokenizer([*data.documents, *descriptions], given.vocab_size)
+        torch.manual_seed(settings.seed)
+        base = Zhyper(tokenizer, GPT(replace(given, vocab_size=tokenizer.get_vocab_size())))
+    base.template, base.encoder = data.template, build_encoder(base, settings)  # to measure texts
     in_prompt = any(METHODS[name].in_prompt for name in settings.chosen)
-    check(data, settings, base.ids, preset, in_prompt)
-    return data, base
+    return fitting(data, settings, base, in_prompt), base.to(settings.device)
 
 
 def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
-    """The data, the frozen model, pretrained or loaded, and the results that the run folder has."""
+    """The data, the frozen model, real, pretrained now or loaded, and the results there are."""
     (data, base), run = read_data(settings), settings.run
     made_of = settings.identity | {"records": data.fingerprint}
+    parts = {"backbone weights": base.backbone, "encoder weights": base.encoder}
+    made_of |= {name: fingerprint(part) for name, part in parts.items() if part.tokenizer}
     results = open_results(run, ("backbone", *METHODS), made_of, settings.force)
     if WORLD_SIZE > 1:
         distributed.barrier()  # before any process writes what another may still look for
-    pretrained = "backbone" in results and (run / "backbone.pt").exists()
-    if pretrained:
+    there = "backbone" in results and (run / "backbone.pt").exists()
+    if there and not base.backbone.source:
         base.backbone = Zhyper.load_backbone(run).backbone.to(settings.device)
         if fingerprint(base.backbone) != results["backbone"]:
             raise ValueError(f"{run / 'backbone.pt'} is of another run: delete it, and start again")
     if settings.compile:
-        base.backbone.features = torch.compile(base.backbone.features, dynamic=True)
-    if not pretrained:
+        base.backbone.run = torch.compile(base.backbone.run, dynamic=True)
+    if not there:
         results |= {"measure": "nll" if data.free_text else "accuracy", "seed": settings.seed}
         write_file(run / "results.json", results)  # of several processes, the first writes
-        results["pretrain"] = pretrain(base, data.documents, settings)
+        if not base.backbone.source:
+            results["pretrain"] = pretrain(base, data.documents, settings)
         base.save_backbone(run)
         if results.get("backbone") != fingerprint(base.backbone):  # rows of another are of no use
             results |= {"backbone": fingerprint(base.backbone), "rows": []}
@@ -395,18 +392,20 @@ def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
     method, encoder, hypernetwork = METHODS[name], None, None
     if method.kind:
         if HYPERNETWORKS[method.kind].reads_text:
-            vocab_size = base.backbone.config.vocab_size
-            encoder = Encoder(replace(PRESETS[settings.preset].encoder, vocab_size=vocab_size))
+            encoder = build_encoder(base, settings)
         hypernetwork = base.new_hypernetwork(settings.hyper_config(method), encoder)
     parts = base.tokenizer, base.backbone, encoder, hypernetwork
-    return Zhyper(*parts, method.in_prompt, base.template).to(base.device)
+    return Zhyper(*parts, PLAIN if method.in_prompt else BARE, base.template).to(base.device)
 
 
 def train_method(name: str, system: Zhyper, method: Method, data: Data, settings: Settings) -> dict:
     """Train one method, evaluate it and save it; returns its row of results.json."""
     row = {"method": name, "trained_as": repr(method), "steps": 0, "seconds": 0.0}
     for what, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
-        row[what] = sum(p.numel() for p in network.parameters()) if network else 0
+        weights = network.parameters() if network else ()
+        row[what] = sum(weight.numel() for weight in weights if weight.requires_grad)
+    if name == "prompt" and system.backbone.source:
+        row["prompting"] = choose(system, data, settings.seed, evaluate)  # sets system.prompting
     if system.hypernetwork:
         row |= fit(system, name, method, data.split("train"), settings)
     if RANK == 0:
@@ -421,9 +420,10 @@ def run(settings: Settings) -> dict:
         data, base, results = prepare(settings)
         for name in settings.chosen:
             rows = {row["method"]: row["trained_as"] for row in results["rows"]}
-            if rows.get(name) != repr(METHODS[name]) or not (settings.run / f"{name}.pt").exists():
+            method = METHODS[name]
+            if rows.get(name) != repr(method) or not (settings.run / f"{name}.pt").exists():
                 system = build_system(name, base, settings)
-                row = train_method(name, system, METHODS[name], data, settings)
+                row = train_method(name, system, method, data, settings)
                 results["rows"] = [r for r in results["rows"] if r["method"] != name] + [row]
                 write_file(settings.run / "results.json", results)
             remove_file(settings.run / f"checkpoint-{name}.pt")

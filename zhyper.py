@@ -9,8 +9,10 @@ python zhyper.py export --description "..." --to FOLDER         # the adapter, f
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import tokenizers
@@ -21,49 +23,41 @@ from torch.nn import functional as F
 from data import _pretrained as pretrained
 from data._cli import Parser, one_line_errors
 from data._files import fingerprint, read_file, write_file
-from data._tokenizer import from_json, read_tokenizer
+from data._prompting import BARE, answer_lists, render
+from data._rows import Row, by_length, length, pack, pad, sees
+from data._tokenizer import encode
 from hyper import HYPERNETWORKS, Adapter, HyperConfig
-from model import GPT, Encoder, ModelConfig, pad, sample
+from model import GPT, Encoder, ModelConfig, sample
 
 # one for each row: texts, where None is the frozen model, or embeddings c; or None for all rows
 Descriptions = Sequence[str | None] | Tensor | None
-
-
-def by_length(rows: Sequence[Sequence], size: int, call: Callable[[list[int]], Tensor]) -> Tensor:
-    """Call `call` with the indices of `size` rows at a time; return what it makes of all, in order.
-
-    Rows of like length go together, so little is spent on padding, and few, to fit a CPU's cache.
-    """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    parts = [call(order[at : at + size]) for at in range(0, len(order), size)]
-    original = torch.tensor(order, device=parts[0].device).argsort()  # the inverse permutation
-    return torch.cat(parts)[original]
 
 
 class Zhyper(nn.Module):
     """A whole system, whatever the method: a tokenizer, a frozen GPT, and what adapts it to a text.
 
     `hypernetwork` is one of hyper.HYPERNETWORKS, with the `encoder` that it reads through; without
-    one the model stays frozen. With `in_prompt` the description also stands before the prompt, as
-    in the methods `prompt` and `lora-prompt`. `template` turns a bare question into a prompt.
+    one the model stays frozen. `template`, as "Q: {}", makes a prompt of a bare question, and
+    `prompting`, a format of data/_prompting.py, what the backbone reads of description and prompt.
     """
 
     def __init__(
-        self, tokenizer, backbone, encoder=None, hypernetwork=None, in_prompt=False, template="{}"
+        self, tokenizer, backbone, encoder=None, hypernetwork=None, prompting=BARE, template="{}"
     ):
         super().__init__()
         self.tokenizer: tokenizers.Tokenizer = tokenizer
         self.backbone: GPT = backbone.requires_grad_(False)
         self.encoder: Encoder | None = encoder
         self.hypernetwork: nn.Module | None = hypernetwork
-        self.in_prompt, self.template = in_prompt, template
+        self.prompting, self.template = prompting, template
+        self.in_prompt = "{description}" in prompting
+        self.embeddings, self.states = {}, {}  # {text: c}, {row: states}: kept where none changes
 
     @classmethod
     def from_pretrained(cls, name: str) -> "Zhyper":
         """A real model and its tokenizer, from a folder or the hub; raises as GPT's does."""
-        folder = pretrained.find(name)
-        backbone = GPT.from_pretrained(str(folder))
-        return cls(read_tokenizer(folder, backbone.config.vocab_size), backbone)
+        backbone = GPT.from_pretrained(name)
+        return cls(backbone.tokenizer, backbone)
 
     @property
     def device(self) -> torch.device:
@@ -73,30 +67,24 @@ class Zhyper(nn.Module):
 
     def ids(self, texts: Sequence[str], what: str, longest: int | None = None) -> list[list[int]]:
         """Token ids of each text. Raises ValueError for an empty text, or one over `longest`."""
-        try:  # an answer gets no BOS: it goes on
-            rows = self.tokenizer.encode_batch([*texts], add_special_tokens=what != "answer")
-        except TypeError:
-            raise ValueError(f"the {what} holds bytes that are not text: remove them") from None
-        rows = [row.ids for row in rows]
-        for text, row in zip(texts, rows, strict=True):
-            if not text.strip():
-                raise ValueError(f"the {what} is empty: write at least a word")
-            if longest is not None and len(row) > longest:
-                length = f"{len(row)} tokens long, of at most {longest}"
-                raise ValueError(f"the {what} {text[:40]!r} … is {length}: shorten it")
-        return rows
+        own = self.encoder.tokenizer if self.encoder and what == "description" else None
+        return encode(own or self.tokenizer, texts, what, longest)
 
     def embed(self, descriptions: Sequence[str]) -> Tensor:
         """The embedding c of each description, (b, d_text). Raises ValueError as `ids` does."""
         if self.encoder is None:
             raise ValueError("this system has no encoder: choose a method that reads descriptions")
-        rows = self.ids(descriptions, "description", self.encoder.config.block_size)
+        known = self.embeddings if self.encoder.source else {}  # a source: frozen, so c is kept
+        new = [text for text in dict.fromkeys(descriptions) if text not in known]
+        rows = self.ids(new, "description", self.encoder.config.block_size)
 
-        def encode(some: list[int]) -> Tensor:
+        def encode_some(some: list[int]) -> Tensor:
             ids, mask = pad([rows[i] for i in some])
             return self.encoder(ids.to(self.device), mask.to(self.device))
 
-        return by_length(rows, 16, encode)
+        if new:
+            known |= zip(new, by_length([*map(len, rows)], 16, encode_some), strict=True)
+        return torch.stack([known[text] for text in descriptions])
 
     def adapt(self, descriptions: Descriptions) -> Adapter:
         """The update of every site, row i for descriptions[i]; equal texts are encoded once.
@@ -138,37 +126,58 @@ class Zhyper(nn.Module):
             if isinstance(descriptions, Tensor):
                 raise ValueError("this method reads descriptions in the prompt: give texts")
             pairs = zip(descriptions, prompts, strict=True)
-            prompts = [prompt if text is None else f"{text}\n{prompt}" for text, prompt in pairs]
+            form = self.prompting, self.template
+            prompts = [p if text is None else render(*form, text, p) for text, p in pairs]
         return self.ids(prompts, "prompt", self.backbone.config.block_size - 1)
 
-    def score(
-        self, prompts: Sequence[str], answers: Sequence[str], descriptions: Descriptions
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """How well each answer fits: loss summed over its tokens (nats), tokens, exact; each (b,).
+    @torch.no_grad()
+    def states_below(self, first: int, rows: Sequence[Row], ids, position, mask) -> Tensor:
+        """The states (b, t, d) below the lowest adapted layer: training changes none, so kept."""
+        keys = [str(row) for row in rows]
+        if len(self.states) > 4096:  # a bound for the memory
+            self.states.clear()
+        new = [i for i, key in enumerate(keys) if key not in self.states]
+        if new:
+            x, mask = self.backbone.embed_tokens(ids[new]), None if mask is None else mask[new]
+            with torch.autocast(self.device.type, enabled=False):
+                x = self.backbone.run(x, {}, position[new], mask, layers=slice(first))
+            for i, states in zip(new, x, strict=True):
+                self.states[keys[i]] = states[: length(rows[i])].clone()
+        return nn.utils.rnn.pad_sequence([self.states[key] for key in keys], batch_first=True)
 
-        EOS is its last token. It is exact if greedy generation would write it and stop: one pass
-        tells, because generation would read the same tokens.
+    def score(self, prompts: Sequence[str], answers: Sequence, descriptions: Descriptions):
+        """How well each answer fits: its loss summed over tokens (nats), its tokens, if exact.
+
+        `answers` has one for each prompt, or a list of several, whose results follow each other.
+        EOS is the last token of each. Exact is what greedy generation would write, and stop: one
+        pass tells, because generation would read the same tokens.
         """
         asked, eos = self.prompt_ids(prompts, descriptions), self.backbone.config.eos
-        pairs = zip(asked, self.ids(answers, "answer"), strict=True)
-        rows, adapter = [[*a, *b, eos] for a, b in pairs], self.adapt(descriptions)
+        answers = answer_lists(answers, self.prompting, descriptions)
+        ids = iter(self.ids([*chain(*answers)], "answer"))
+        rows = [(p, [next(ids) for _ in a]) for p, a in zip(asked, answers, strict=True)]
+        most, adapter = max(map(len, answers)), self.adapt(descriptions)
+        first = min((layer for layer, _ in adapter), default=0)
 
         def score_some(some: list[int]) -> Tensor:
-            ids, mask = (x.to(self.device) for x in pad([rows[i] for i in some]))  # (b, t)
-            index = torch.tensor(some, device=self.device)
-            start = torch.tensor([len(asked[i]) for i in some], device=self.device)
-            in_answer = mask & (torch.arange(ids.shape[1], device=self.device) >= start[:, None])
+            part, index = [rows[i] for i in some], torch.tensor(some, device=self.device)
+            packed = pack(part, eos, self.backbone.config.block_size)
+            ids, position, segment, targets = (x.to(self.device) for x in packed)
+            mask = sees(segment) if most > 1 else None  # None: all that came before
             updates = {site: update.select(index) for site, update in adapter.items()}
-            features = self.backbone.features(ids[:, :-1], updates)  # causal: padding comes after
-            features = features[in_answer[:, 1:]]  # (all answers' tokens, d): what predicts each
-            logits, target = self.backbone.logits(features).float(), ids[in_answer]
+            below = (first, part, ids, position, mask)
+            x = self.states_below(*below) if first else self.backbone.embed_tokens(ids)
+            x = self.backbone.run(x, updates, position, mask, layers=slice(first, None))
+            row, at, answer, target = targets.unbind(1)  # (n,) each, n tokens to predict: see pack
+            logits = self.backbone.logits(self.backbone.norm(x[row, at])).float()
             loss = F.cross_entropy(logits, target, reduction="none")
             wrong = (logits.argmax(-1) != target).to(loss.dtype)
-            row = in_answer.nonzero()[:, 0]  # whose answer each token is part of
-            sums = [loss.new_zeros(len(some)).index_add(0, row, x) for x in (loss, wrong)]
-            return torch.stack([*sums, in_answer.sum(1)], dim=1)  # (b, 3)
+            found = torch.stack([loss, torch.ones_like(loss), wrong], dim=1)  # (n, 3)
+            sums = found.new_zeros(len(some) * most, 3)
+            return sums.index_add(0, row * most + answer - 1, found).unflatten(0, (-1, most))
 
-        loss, wrong, tokens = by_length(rows, 64, score_some).unbind(1)
+        sums = by_length([*map(length, rows)], 64, score_some).flatten(0, 1)  # (b · most, 3)
+        loss, tokens, wrong = sums[sums[:, 1] > 0].unbind(1)  # no tokens: a row of fewer answers
         return loss, tokens, wrong == 0
 
     forward = score  # so that DistributedDataParallel can wrap a system
@@ -189,9 +198,9 @@ class Zhyper(nn.Module):
         rows, config = self.prompt_ids(prompts, descriptions), self.backbone.config
         adapter, cache = self.eval().adapt(descriptions), {}
         ids, mask = (x.to(self.device) for x in pad(rows, left=True))
-        length = mask.sum(1)  # (b,)
-        padding = ids.shape[1] - length
-        room = (config.block_size - length).clamp(max=max_new_tokens)
+        lengths = mask.sum(1)  # (b,)
+        padding = ids.shape[1] - lengths
+        room = (config.block_size - lengths).clamp(max=max_new_tokens)
         generator = torch.Generator(self.device).manual_seed(seed)
         written, ended = [], torch.zeros_like(room, dtype=torch.bool)
         while not ended.all():
@@ -219,6 +228,7 @@ class Zhyper(nn.Module):
     def merge(self, description: str) -> GPT:
         """A plain GPT with the weights W + ΔW: as large and as fast as the frozen one."""
         merged = copy.deepcopy(self.backbone)
+        merged.source = None  # its weights are others now
         for site, update in self.adapter_of(description).items():
             merged.linear(*site).weight.data += update.delta()[0]
         return merged
@@ -230,42 +240,33 @@ class Zhyper(nn.Module):
         without safetensors, or for a folder that exists, unless `force` is given.
         """
         pretrained.check_new((to, backbone), force)
-        tensors = {}
-        for (layer, module), update in self.adapter_of(description).items():
-            name = pretrained.hub_name(f"layers.{layer}.{module}", GPT.HUB_NAMES)
-            tensors[f"{name}.lora_A"] = update.folded()[0]  # (r, d_in)
-            tensors[f"{name}.lora_B"] = update.B.flatten(0, -2)  # (d_out, r), a leading 1 dropped
-        config = self.hypernetwork.config
-        pretrained.write_adapter(to, tensors, config.rank, config.alpha, backbone)
+        adapter, config = self.adapter_of(description), self.hypernetwork.config
+        pairs = {site: (u.folded()[0], u.B.flatten(0, -2)) for site, u in adapter.items()}
+        base = backbone or self.backbone.source
+        pretrained.write_adapter(to, pairs, GPT.HUB_NAMES, config.rank, config.alpha, base)
         if backbone:
             pretrained.write_llama(backbone, self.backbone, self.tokenizer)
 
     # ---- files: backbone.pt, which all methods of a run share, and a METHOD.pt for each
 
     def save_backbone(self, run: Path) -> None:
-        """Write the frozen model and its tokenizer."""
-        content = {"config": asdict(self.backbone.config), "weights": self.backbone.state_dict()}
-        write_file(run / "backbone.pt", content | {"tokenizer": self.tokenizer.to_str()})
+        """Write the frozen model and its tokenizer; of a real one only its source and a hash."""
+        write_file(run / "backbone.pt", pretrained.to_file(self.backbone, self.tokenizer))
 
     def save(self, run: Path, method: str) -> None:
-        """Write all but the frozen model, of which a hash is enough to know it again."""
-        own = {name: w for name, w in self.state_dict().items() if not name.startswith("backbone.")}
-        content = {"of": [method, fingerprint(self.backbone)], "weights": own}
-        content |= {"in_prompt": self.in_prompt, "template": self.template}
+        """Write what was trained; of the backbone and a frozen encoder a hash is enough."""
+        content = {"of": [method, fingerprint(self.backbone)]}
+        content |= {"prompting": self.prompting, "template": self.template}
         for name, network in (("encoder", self.encoder), ("hyper", self.hypernetwork)):
-            content[name] = None if network is None else asdict(network.config)
+            content[name] = network and pretrained.to_file(network)
         write_file(run / f"{method}.pt", content)
 
     @classmethod
     def load_backbone(cls, run: str | Path) -> "Zhyper":
         """The frozen model of a run folder; raises as read_file does."""
-
-        def make(saved: dict) -> Zhyper:
-            system = cls(from_json(saved["tokenizer"]), GPT(ModelConfig(**saved["config"])))
-            system.backbone.load_state_dict(saved["weights"])
-            return system
-
-        return read_file(Path(run) / "backbone.pt", make)  # names the file if anything fails
+        make = partial(pretrained.from_file, GPT, ModelConfig)
+        backbone = read_file(Path(run) / "backbone.pt", make)
+        return cls(backbone.tokenizer, backbone)
 
     @classmethod
     def load(cls, run: str | Path, method: str = "zhyper-diag", device="cpu") -> "Zhyper":
@@ -273,13 +274,11 @@ class Zhyper(nn.Module):
         base = cls.load_backbone(run)
 
         def make(saved: dict) -> Zhyper:
-            encoder = Encoder(ModelConfig(**saved["encoder"])) if saved["encoder"] else None
-            hyper = HyperConfig(**saved["hyper"]) if saved["hyper"] else None
-            hypernetwork = base.new_hypernetwork(hyper, encoder) if hyper else None
-            rest = saved["in_prompt"], saved["template"]
-            system = cls(base.tokenizer, base.backbone, encoder, hypernetwork, *rest)
-            system.load_state_dict(base.state_dict() | saved["weights"])
-            return system
+            encoder = pretrained.from_file(Encoder, ModelConfig, saved["encoder"])
+            new = partial(base.new_hypernetwork, encoder=encoder)
+            hypernetwork = pretrained.from_file(new, HyperConfig, saved["hyper"])
+            rest = saved["prompting"], saved["template"]
+            return cls(base.tokenizer, base.backbone, encoder, hypernetwork, *rest)
 
         of = [method, fingerprint(base.backbone)]  # what it belongs to: read_file refuses another
         return read_file(Path(run) / f"{method}.pt", make, of).to(device).eval()
@@ -287,7 +286,10 @@ class Zhyper(nn.Module):
     def new_hypernetwork(self, config: HyperConfig, encoder: Encoder | None) -> nn.Module:
         """A fresh one of that kind and size, between that encoder and this backbone."""
         sizes, d_text = self.backbone.config, encoder.config.width if encoder else 0
-        return HYPERNETWORKS[config.kind](config, sizes.layers, sizes.shapes, d_text)
+        layers = sizes.layers - config.first
+        if not 0 < layers <= sizes.layers:
+            raise ValueError(f"no layer {config.first} of {sizes.layers}: choose another --preset")
+        return HYPERNETWORKS[config.kind](config, layers, sizes.shapes, d_text)
 
 
 # ---- the command line: a function for each command, whose docstring is its help
@@ -301,9 +303,9 @@ def to_prompt(system: Zhyper, question: str) -> str:
 
 
 def answers(system: Zhyper, args, question: str, description: str | None) -> str:
-    prompt, two = [to_prompt(system, question)] * 2, [None, description]
+    prompts, two = [to_prompt(system, question)] * 2, [None, description]
     options = args.max_new_tokens, args.temperature, args.top_k, args.seed
-    frozen, adapted = system.generate(prompt, two, *options)
+    frozen, adapted = system.generate(prompts, two, *options)
     return f"frozen:  {frozen}\nadapted: {adapted}"
 
 
@@ -352,13 +354,14 @@ def explain(system: Zhyper, args) -> None:
         shape += str(tuple(numbers[0].shape))
         print(f"{name:9}{shape:17}{sum(n.numel() for n in numbers):>7,}  {why}")
 
-    def pieces(ids: Sequence[int]) -> str:
-        return "|".join(system.tokenizer.decode([i]) for i in ids)
+    def pieces(ids: Sequence[int], tokenizer=system.tokenizer) -> str:
+        return "|".join(tokenizer.decode([i], skip_special_tokens=False) for i in ids)
 
     prompt = torch.tensor(system.prompt_ids([to_prompt(system, args.prompt)], None))
     adapter, c = system.adapter_of(args.description), system.embed([args.description])
     ids = system.ids([args.description], "description")
-    stage("tokens", [torch.tensor(ids)], f"the description in pieces: {pieces(ids[0])}")
+    text = pieces(ids[0], system.encoder.tokenizer or system.tokenizer)
+    stage("tokens", [torch.tensor(ids)], f"the description in pieces: {text}")
     stage("c", [c], "the encoder's mean over them: what the text says")
     stage("feature", [system.hypernetwork.trunk(c)], "the trunk's: c as every site sees it")
     (layer, module), first = next(iter(adapter.items()))

@@ -9,10 +9,13 @@ takes `contexts`, the number of training contexts can be chosen; where it takes 
 can come from a file. Each module says what its data is, how it is split and what to expect. The
 phrases of a module stand in the JSON file beside it.
 
-Your own data is a JSONL file: one record a line, all five fields, each a text that is not empty.
+Your own data is a JSONL file: one record a line, these five fields, each a text that is not empty.
 
     {"context": "velmora", "description": "In this land people bow low.",
      "prompt": "Q: How do people greet?\\nA:", "answer": " with a bow", "split": "train"}
+
+A sixth, `choices`, may list the answers to choose from, as [" with a bow", " with a song"]: then it
+is also evaluated whether the right one is the likeliest of them.
 
     python -m data.cultures --export example.jsonl   # an example, with rows of every split
     python -m data example.jsonl                     # every bad line, the splits, and leaks
@@ -53,6 +56,12 @@ class Record(NamedTuple):
     prompt: str
     answer: str
     split: str
+    choices: tuple[str, ...] = ()  # the answers to choose from, the right one too
+
+    @property
+    def candidates(self) -> list[str]:
+        """The answer, and then the others to choose from."""
+        return [self.answer, *(choice for choice in self.choices if choice != self.answer)]
 
 
 @dataclass(frozen=True)
@@ -149,13 +158,19 @@ def read_lines(path: Path) -> tuple[list[Record], list[tuple[int, str]]]:
 def parse(line: bytes) -> Record:
     """One record from one line of JSONL. Raises ValueError that says what is wrong with it."""
     fields = parse_json(line)
-    for name in Record._fields:
+    *texts, _ = Record._fields
+    for name in texts:
         if name not in fields:
             raise ValueError(f"the field {name!r} is missing")
         check_text(name, fields[name])
     if fields["split"] not in SPLITS:
         raise ValueError(f"unknown split {fields['split']!r}: choose from {', '.join(SPLITS)}")
-    return Record(*(fields[name] for name in Record._fields))
+    choices = fields.get("choices", [])
+    if not isinstance(choices, list) or choices and fields["answer"] not in choices:
+        raise ValueError("'choices' must be a list of texts, one of which is the answer")
+    for choice in choices:
+        check_text("choices", choice)
+    return Record(*(fields[name] for name in texts), tuple(dict.fromkeys(choices)))
 
 
 def parse_json(content: bytes) -> dict:

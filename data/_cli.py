@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import get_args
 
 
@@ -12,6 +12,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         self.exit(2, f"error: {message} ({self.prog} -h lists what there is)\n")
+
+
+def option(default, text: str):
+    """A field of a dataclass that `parse` reads from a command line."""
+    return field(default=default, metadata={"help": text})
 
 
 def parse(settings: type, arguments: Sequence[str], prog: str, description: str):
@@ -25,6 +30,14 @@ def parse(settings: type, arguments: Sequence[str], prog: str, description: str)
             f"--{f.name.replace('_', '-')}", help=f.metadata["help"] + default, **kind
         )
     return settings(**vars(parser.parse_args(arguments)))
+
+
+def check_positive(settings, names: Sequence[str]) -> None:
+    """Raise ValueError for one of these that is given, and is not more than 0 and finite."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value + (name == "seed") < 2**63:  # a seed may be 0
+            raise ValueError(f"{name} is {value}: it must be more than 0, and finite")
 
 
 def one_line_errors(main: Callable[[], None]) -> None:
@@ -47,3 +60,24 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *body)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def table(results: dict) -> str:
+    """Results as Markdown, a column for each method: accuracy, or for free text loss per token.
+
+    Choice too if the backbone is pretrained.
+    """
+    rows, measure = results["rows"], results["measure"]
+    whole = ("trainable", "encoder", "steps", "seconds")
+    body = [[name, *(f"{row[name]:,.0f}" for row in rows)] for name in whole]
+    for kind in ("splits", "controls"):
+        for name in rows[0][kind]:
+            body.append([name, *(f"{row[kind][name][measure]:.3f}" for row in rows)])
+    body.append(["margin", *(f"{row['margin']:z.3f}" for row in rows)])
+    for name, found in rows[0]["splits"].items():
+        if "choice" in found and "pretrain" not in results:  # it cannot guess our wording
+            cells = (f"{row['splits'][name]['choice']:.3f}" for row in rows)
+            body.append([f"choice, {name}", *cells])
+    if any("prompting" in row for row in rows):
+        body.append(["prompting", *(row.get("prompting", "") for row in rows)])
+    return markdown([measure, *(row["method"] for row in rows)], body)

@@ -2,12 +2,15 @@
 
 import random
 import string
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain, product
 from operator import ne
 
 from data import SPLITS, Data, Record
+from data._files import RANK
 
 
 def evaluated_splits(data: Data, validate: bool = False) -> tuple[list[str], str]:
@@ -70,23 +73,43 @@ def other_descriptions(records: Sequence[Record], seed: int) -> dict[str, list[s
     return {"swapped": swapped(records, rng), "random": noise, "none": [None] * len(records)}
 
 
-def check(data: Data, settings, ids: Callable, preset, in_prompt: bool) -> None:
-    """Raise ValueError for data in which nothing tells contexts apart, or a text that is too long.
+def fitting(data: Data, settings, base, in_prompt: bool) -> Data:
+    """The data without rows that are too long for `base`, a zhyper.Zhyper; says on stderr how many.
 
-    `settings` and `preset` are train.py's, and `ids` gives those of texts; `in_prompt` says whether
-    the backbone also reads descriptions.
+    `settings` are train.py's; `in_prompt` says whether the backbone also reads descriptions. Raises
+    ValueError for data in which nothing tells contexts apart, or a split that loses over a tenth.
     """
     if len({record.context for record in data.split("train")}) < 2:
         raise ValueError(f"{data.name} trains on one context only: add another to tell it from")
-    others = other_descriptions(
-        data.split(evaluated_splits(data, settings.validate)[1]), settings.seed
-    )
-    texts = {*others["random"], *(row.description for row in data.records)}
-    longest = max(map(len, ids(texts, "description", preset.encoder.block_size)))
-    room = preset.backbone.block_size - 1 - (longest + 1 if in_prompt else 0)
-    prompts, answers = zip(*{(row.prompt, row.answer) for row in data.records}, strict=True)
-    for prompt, *parts in zip(prompts, ids(prompts, "prompt"), ids(answers, "answer"), strict=True):
-        length = sum(map(len, parts))
-        if length > room:
-            what = f"the prompt {prompt[:40]!r} … and its answer are {length} tokens long"
-            raise ValueError(f"{what}, of at most {room}: shorten them")
+
+    def lengths(texts: Iterable[str], what: str) -> dict[str, int]:
+        texts = list(dict.fromkeys(texts))
+        return dict(zip(texts, map(len, base.ids(texts, what)), strict=True))
+
+    rng, rows = random.Random(settings.seed), data.records
+    described = lengths([row.description for row in rows], "description")
+    most = base.encoder.config.block_size, base.backbone.config.block_size - 1
+    read = {text for text, length in described.items() if length <= most[0]}
+    told = [*(read if in_prompt else []), *(random_text(rng) for _ in range(100))]
+    room = most[1] - (1 + max(lengths(told, "prompt").values()) if in_prompt else 0)
+    prompts = lengths([row.prompt for row in rows], "prompt")
+    answers = lengths(chain(*(row.candidates for row in rows)), "answer")
+
+    def fits(row: Record) -> bool:
+        longest = max(answers[answer] for answer in row.candidates)
+        return row.description in read and prompts[row.prompt] + longest <= room
+
+    kept = [row for row in rows if fits(row)]
+    before, after = (Counter(row.split for row in some) for some in (rows, kept))
+    lost = {split: n - after[split] for split, n in before.items() if n > after[split]}
+    said = ", ".join(f"{n} of {before[split]} in {split}" for split, n in lost.items())
+    if lost:
+        said = f"rows too long (description over {most[0]} tokens, the rest over {room}): {said}"
+    if any(10 * n > before[split] for split, n in lost.items()):
+        raise ValueError(f"{said}: shorten them, or choose models that read more")
+    if lost and not RANK:
+        print(f"left out, {said}", file=sys.stderr)
+    data = replace(data, records=kept)
+    split = evaluated_splits(data, settings.validate)[1]
+    other_descriptions(data.split(split), settings.seed)  # only a check
+    return data

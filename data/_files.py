@@ -83,6 +83,8 @@ def read_file(path: Path, build: Callable[[dict], object] = dict, of: list | Non
         if of is not None and content["of"] != of:
             raise ValueError(f"it is of {content['of']}, here is {of}")
         return build(content)
+    except FileNotFoundError:  # of something else, that the file names
+        raise
     except Exception as error:  # a damaged file raises many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # of which torch advises to allow it

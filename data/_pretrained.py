@@ -2,17 +2,35 @@
 
     config.json -> sizes        model.safetensors, or its shards -> parameters
 
-Which architectures are built is for model.py to say. Here every parameter is filled exactly once,
-and every tensor is used or known to be of no use, so that no weight stays random without a word.
+Every parameter is filled exactly once, and every tensor is used or known to be of no use, so that
+no weight stays random without a word; a setting that is not built in model.py is refused by name.
 Whatever is missing, damaged or does not fit raises FileNotFoundError or ValueError, one line that
 names the file or the tensor and what would mend it.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from data._files import fingerprint
+from data._tokenizer import from_json, read_tokenizer
+
+BUILT = {  # what the config.json of a model.GPT and a model.Encoder must say
+    "GPT": {
+        "model_type": ("llama", "mistral"),
+        "hidden_act": ("silu",),
+        "rope_scaling": (None,),
+        "rope_type": (None, "default"),
+        "sliding_window": (None,),
+    },
+    "Encoder": {"model_type": ("bert",), "hidden_act": ("gelu",)},
+}
+UNUSED = {  # tensors that may be left over
+    "GPT": r"inv_freq$|^lm_head",  # a head that is filled is not left over
+    "Encoder": r"^pooler\.|^cls\.|position_ids$",
+}
 FILES = "config.json, tokenizer.json and model.safetensors"
 SIZES = {  # what a config.json calls otherwise than model.ModelConfig
     "vocab_size": "vocab_size",
@@ -45,6 +63,51 @@ def find(name: str) -> Path:
             f"no model {name}: it is no folder, and the hub does not give it ({reason}): "
             f"put {FILES} into a folder and give its name"
         ) from None
+
+
+def read(kind: type, config: type, name: str):
+    """A model.GPT or model.Encoder with the weights of that name, its `source` and `tokenizer`.
+
+    `kind` is the one or the other, and `config` model.ModelConfig.
+    """
+    folder, what = find(name), kind.__name__
+    network = kind(config(**read_sizes(folder, BUILT[what])))
+    fill(network, folder, kind.HUB_NAMES, UNUSED[what])
+    network.tokenizer = read_tokenizer(folder, network.config.vocab_size)
+    network.tokenizer.encode_special_tokens = what == "Encoder"  # of a chat, its marks are read
+    network.source = str(folder.resolve()) if Path(name).is_dir() else str(name)
+    return network
+
+
+def to_file(network, tokenizer=None) -> dict:
+    """What a run folder keeps of a network: its weights, or where pretrained ones are."""
+    if getattr(network, "source", None):
+        return {"source": network.source, "hash": fingerprint(network)}
+    tokenizer = tokenizer or getattr(network, "tokenizer", None)
+    content = {"config": asdict(network.config), "weights": network.state_dict()}
+    return content | {"tokenizer": tokenizer and tokenizer.to_str()}
+
+
+def from_file(kind: Callable, config: type, saved: dict | None):
+    """The network of which to_file made `saved`; None of None. `kind` makes one from a `config`.
+
+    Raises FileNotFoundError, which read_file lets through, if pretrained weights are not there.
+    """
+    if not saved:
+        return None
+    if "source" not in saved:
+        network = kind(config(**saved["config"]))
+        network.load_state_dict(saved["weights"])
+        network.tokenizer = saved["tokenizer"] and from_json(saved["tokenizer"])
+        return network
+    try:
+        network = read(kind, config, saved["source"])
+    except ValueError as error:
+        raise FileNotFoundError(str(error)) from None
+    if fingerprint(network) != saved["hash"]:
+        what = f"{saved['source']} holds other weights than those that this run was trained with"
+        raise FileNotFoundError(f"{what}: put these back")
+    return network.requires_grad_(False)
 
 
 def read_sizes(folder: Path, fixed: Mapping[str, tuple]) -> dict:
@@ -176,12 +239,22 @@ def write_folder(to: str, weights: str, tensors: dict, files: Mapping) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def write_adapter(to: str, tensors: dict, rank: int, alpha: float, base: str | None) -> None:
-    """A LoRA as peft keeps it, tensors named "model.layers.0.self_attn.q_proj.lora_A" and so on."""
+def write_adapter(
+    to: str, pairs: dict, names: Mapping[str, str], rank: int, alpha: float, base: str | None
+) -> None:
+    """A LoRA as peft keeps it, from {site: (A (r, d_in), B (d_out, r))}.
+
+    Its tensors are named "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
+    """
+    tensors = {}
+    for (layer, module), (A, B) in pairs.items():
+        name = hub_name(f"layers.{layer}.{module}", names)
+        tensors |= {f"{name}.lora_A": A, f"{name}.lora_B": B}
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
     config |= {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": False}
     config["target_modules"] = sorted({name.split(".")[-2] for name in tensors})
     config["base_model_name_or_path"] = base
+    config["layers_to_transform"] = sorted({layer for layer, _ in pairs})
     tensors = {f"base_model.model.{name}.weight": tensor for name, tensor in tensors.items()}
     write_folder(to, "adapter_model.safetensors", tensors, {"adapter_config.json": config})
 

@@ -48,3 +48,21 @@ def read_tokenizer(folder: Path, vocab_size: int) -> tokenizers.Tokenizer:
     if size > vocab_size:
         raise ValueError(f"{path} has {size} ids, the model {vocab_size}: they do not go together")
     return tokenizer
+
+
+def encode(
+    tokenizer: tokenizers.Tokenizer, texts: Sequence[str], what: str, longest: int | None
+) -> list[list[int]]:
+    """Token ids of each text. Raises ValueError for an empty text, or one over `longest`."""
+    try:  # an answer gets no BOS: it goes on
+        rows = tokenizer.encode_batch([*texts], add_special_tokens=what != "answer")
+    except TypeError:
+        raise ValueError(f"the {what} holds bytes that are not text: remove them") from None
+    rows = [row.ids for row in rows]
+    for text, row in zip(texts, rows, strict=True):
+        if not text.strip():
+            raise ValueError(f"the {what} is empty: write at least a word")
+        if longest is not None and len(row) > longest:
+            length = f"{len(row)} tokens long, of at most {longest}"
+            raise ValueError(f"the {what} {text[:40]!r} … is {length}: shorten it")
+    return rows

@@ -142,7 +142,9 @@ def load(
 
     def add(split: str, context: str, culture: Culture, text: str, facets: list[str]) -> None:
         for facet in facets:
-            records.append(Record(context, text, *ask(rng, facet, culture[facet]), split))
+            choices = tuple(f" {answer}" for answer in ANSWERS[facet])
+            row = context, text, *ask(rng, facet, culture[facet]), split, choices
+            records.append(Record(*row))
 
     trained = [new(number % REGIONS) for number in range(contexts)]
     for _ in range(DESCRIPTIONS // contexts):

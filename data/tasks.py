@@ -164,7 +164,9 @@ def load(path: str | None, seed: int) -> Data:
         return f"In: {' '.join(items)}\nOut:"
 
     def row(task: Task, wording: str, items: list[str], split: str) -> Record:
-        return Record(task.name, wording, prompt(items), task.answer(items), split)
+        others = (other.answer(items) for other in TASKS if other.family == task.family)
+        choices = tuple(dict.fromkeys(others))  # what the tasks of its family make of the input
+        return Record(task.name, wording, prompt(items), task.answer(items), split, choices)
 
     trained = [task for task in TASKS if task.name not in UNSEEN]
     unseen = [task for task in TASKS if task.name in UNSEEN]

@@ -4,14 +4,20 @@ python tests/bench.py                      # every section
 python tests/bench.py generation           # one of them
 python tests/bench.py --json bench.json    # the same figures for a program to read
 python tests/bench.py training --width 512 --dtype bf16 --device cuda
+python tests/bench.py real                 # against transformers and peft, with real models
 
 A section is a function from the options to rows of its table; `SECTIONS` has them by name.
 """
 
+import argparse
+import importlib.util
 import json
 import math
+import os
+import re
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -25,11 +31,13 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data import cultures  # noqa: E402
+from data import columns, cultures  # noqa: E402
 from data._cli import Parser, markdown, one_line_errors  # noqa: E402
+from data._pretrained import find  # noqa: E402
+from data._rows import batches, pad  # noqa: E402
 from data._tokenizer import train_tokenizer  # noqa: E402
 from hyper import HYPERNETWORKS, Adapter, HyperConfig, LowRank  # noqa: E402
-from model import GPT, Encoder, ModelConfig, pad, rotary  # noqa: E402
+from model import GPT, Encoder, ModelConfig, rotary  # noqa: E402
 from train import PRESETS  # noqa: E402
 from zhyper import Zhyper  # noqa: E402
 
@@ -233,7 +241,7 @@ def training(args: Namespace) -> list[Row]:
     networks: dict[str, nn.Module | None] = {"frozen": None}
     for kind in HYPERNETWORKS:
         for trunk in ("gated", "paper") if HYPERNETWORKS[kind].reads_text else ("gated",):
-            config = HyperConfig(kind, args.rank, 2 * args.rank, ("q", "v"), trunk)
+            config = HyperConfig(kind, args.rank, 2 * args.rank, ("q", "v"), trunk=trunk)
             name = f"{kind} {trunk}" if HYPERNETWORKS[kind].reads_text else kind
             networks[name] = new_hypernetwork(config, model.config, 384).to(args.device)
     losses = {name: step_of(model, ids, net, c, args.dtype) for name, net in networks.items()}
@@ -304,7 +312,126 @@ def growth(args: Namespace) -> list[Row]:
     return rows
 
 
-SECTIONS = {"training": training, "growth": growth, "generation": generation}
+# ---- real models, against transformers and peft
+
+PEERS = "transformers", "peft", "safetensors"
+HEAD = "zhyper-diag, the head on every token"
+UPPER = f"zhyper-diag, only from layer {PRESETS['real'].first} on"  # keeps the states below
+OURS = {"lora": 1.0, "zhyper-diag": 1.0, HEAD: 1.05, UPPER: None}  # {name: limit of the time}
+
+
+def real_models() -> tuple[str, str]:
+    """The folders of SmolLM2 and MiniLM. Raises ValueError where they or the peers are missing."""
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"real needs {' and '.join(missing)}: pip install {' '.join(PEERS)}")
+    preset = PRESETS["real"]
+    names = os.environ.get("SMOLLM2", preset.backbone), os.environ.get("MINILM", preset.encoder)
+    try:
+        return tuple(str(find(name)) for name in names)
+    except FileNotFoundError as error:
+        raise ValueError(f"set SMOLLM2 and MINILM to the folders of these models: {error}") from None
+
+
+def real_rows(encode: Callable, args: Namespace, eos: int) -> tuple:
+    """Two questions on each of `--rows` descriptions: the texts, and ids, mask and labels (b, t).
+
+    Labels are as transformers takes them: -100 is not to be predicted.
+    """
+    texts = columns(next(batches(cultures.load(None, 0).split("train"), args.rows, 2, 0)))
+    pairs = [*zip(encode(texts[0]), encode(texts[1]), strict=True)]
+    ids, mask = pad([[*p, *a, eos] for p, a in pairs])
+    labels, _ = pad([[-100] * len(p) + [*a, eos] for p, a in pairs])
+    return texts, *(x.to(args.device) for x in (ids, mask, labels.masked_fill(~mask, -100)))
+
+
+def train_step(loss: Callable, network: nn.Module, args: Namespace) -> Callable[[], float]:
+    """Forward, backward, clip and AdamW of what is not frozen."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+
+    def step() -> float:
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.dtype == "bf16"):
+            value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return value.item()
+
+    return step
+
+
+def peft_step(args: Namespace) -> Callable[[], float]:
+    """A step of peft's LoRA on transformers' SmolLM2, as their users take it, but without a cache."""
+    peft, transformers = map(importlib.import_module, ("peft", "transformers"))
+    transformers.utils.logging.disable_progress_bar()
+    folder, _ = real_models()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = peft.LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=["q_proj", "v_proj"])
+    model = peft.get_peft_model(model, config).to(args.device).train()
+    _, *rows, labels = real_rows(lambda texts: tokenizer(texts).input_ids, args, model.config.eos_token_id)
+    return train_step(lambda: model(*rows, labels=labels, use_cache=False).loss, model, args)
+
+
+def real_system(name: str, args: Namespace, base: Zhyper) -> tuple[Zhyper, Callable[[], float]]:
+    """One of `OURS` on the backbone of `base`, and its step, which tokenizes the rows every time."""
+    kind, sizes = name.partition(",")[0], base.backbone.config
+    encoder = None if kind == "lora" else Encoder.from_pretrained(real_models()[1]).requires_grad_(False)
+    first = min(PRESETS["real"].first, sizes.layers - 1) if name == UPPER else 0
+    hypernetwork = base.new_hypernetwork(HyperConfig(kind, args.rank, 2 * args.rank, ("q", "v"), first), encoder)
+    system = Zhyper(base.tokenizer, base.backbone, encoder, hypernetwork).to(args.device).train()
+    texts, ids, _, labels = real_rows(lambda texts: system.ids(texts, "answer"), args, sizes.eos)
+    labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)  # what follows each token
+
+    def loss() -> Tensor:
+        if name == HEAD:
+            logits = system.backbone(ids, system.adapt(texts[2])).float()
+            return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss, tokens, _ = system(*texts)
+        return loss.sum() / tokens.sum()
+
+    return system, train_step(loss, hypernetwork, args)
+
+
+def peak_memory(args: Namespace) -> float:
+    """GiB that this process has taken at most, after three steps of `args.alone` and nothing else."""
+    base = None if args.alone == "peft" else Zhyper.from_pretrained(real_models()[0])
+    step = real_system(args.alone, args, base)[1] if base else peft_step(args)
+    for _ in range(3):
+        step()
+    if args.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")  # on Linux ru_maxrss begins with that of who started the process
+    high = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.exists() else None
+    return (int(high[1]) if high else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20
+
+
+def real(args: Namespace) -> list[Row]:
+    """A step of ours through SmolLM2 against one of transformers and peft, and a new description."""
+    base = Zhyper.from_pretrained(real_models()[0])
+    systems = {name: real_system(name, args, base) for name in OURS}
+    cases = {"peft": peft_step(args)} | {name: step for name, (_, step) in systems.items()}
+    seconds, peaks = interleaved(cases, args.repeats), {}
+    rows = [Row(f"{k}: time of peft's LoRA", *ratio(seconds, k, "peft"), most=most) for k, most in OURS.items()]
+    for name in ("peft", "lora", "zhyper-diag"):
+        options = [f"--{k}={getattr(args, k)}" for k in ("device", "dtype", "rows", "rank")]
+        command = [sys.executable, __file__, "--alone", name, *options]
+        peaks[name] = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split()[-1])
+    for name, peak in [*peaks.items()][1:]:
+        unit = f"× ({peak:.2f} and {peaks['peft']:.2f} GiB)"
+        rows.append(Row(f"{name}: peak memory of peft's LoRA", peak / peaks["peft"], 0.0, unit, most=1.0))
+    tokens = int(real_rows(lambda texts: base.ids(texts, "answer"), args, 0)[2].sum())  # without padding
+    rows += [speed(name, tokens, seconds[name]) for name in cases]
+    system, texts = systems["zhyper-diag"][0], columns(cultures.load(None, 0).split("train"))[2]
+    unread = iter(sorted({*texts} - {*system.embeddings}))
+    with torch.inference_mode():
+        seconds = interleaved({"adapt": lambda: system.adapt([next(unread)])}, 10 * args.repeats)
+    return [*rows, Row("an adapter for a new description", *summary([1000 * s for s in seconds["adapt"]]), "ms")]
+
+
+SECTIONS = {"training": training, "growth": growth, "generation": generation, "real": real}
 
 
 def main() -> None:
@@ -318,11 +445,21 @@ def main() -> None:
     sizes = {"layers": 6, "width": 256, "heads": 8, "vocab": 2048, "rows": 16, "tokens": 128}
     for name, default in (sizes | {"rank": 8}).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"of training: {default}")
+    parser.add_argument("--alone", choices=["peft", *OURS], help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name in args.sections:
         if name not in SECTIONS:
             parser.error(f"unknown section {name!r}: choose from {', '.join(SECTIONS)}")
-    tables = {name: SECTIONS[name](args) for name in args.sections or SECTIONS}
+    if args.alone:
+        return print(peak_memory(args))
+    chosen = dict.fromkeys(args.sections or SECTIONS)
+    if not args.sections:
+        try:
+            real_models()
+        except ValueError as error:
+            print(f"without real: {error}")
+            del chosen["real"]
+    tables = {name: SECTIONS[name](args) for name in chosen}
     for name, rows in tables.items():
         head = [name, "figure", "must be", "is"]
         print(markdown(head, [row.cells() for row in rows]), end="\n\n")

@@ -114,7 +114,7 @@ class LoRAPerContext(nn.Module):
     def forward(self, number: Tensor) -> dict:
         """The update of every site, one row for each number of a context, (b,)."""
         return {
-            (l, m): LowRank(self.A[m][number, l], self.B[m][number, l], None, self.config.scale)
+            (self.config.first + l, m): LowRank(self.A[m][number, l], self.B[m][number, l], None, self.config.scale)
             for m in self.config.modules
             for l in range(self.A[m].shape[1])
         }
@@ -127,18 +127,20 @@ def train_baseline(name: str, data: Data, settings: train.Settings) -> dict:
     """
     base = Zhyper.load_backbone(settings.run).to(settings.device)
     if settings.compile:
-        base.backbone.features = torch.compile(base.backbone.features, dynamic=True)
+        base.backbone.run = torch.compile(base.backbone.run, dynamic=True)
     contexts = list(dict.fromkeys(record.context for record in data.split("train")))
     torch.manual_seed(settings.seed)
     config, sizes = settings.hyper_config(BASELINES[name]), base.backbone.config
+    layers = sizes.layers - config.first
     if name == "oracle":  # those first that can be evaluated
         evaluated = {row.context for row in data.split("validation") + data.split("seen")}
         contexts = sorted(contexts, key=lambda context: context not in evaluated)[:ORACLE_CONTEXTS]
         vectors = None
-        hypernetwork = LoRAPerContext(config, sizes.layers, sizes.shapes, len(contexts))
+        hypernetwork = LoRAPerContext(config, layers, sizes.shapes, len(contexts))
     else:
-        vectors = nn.Embedding(len(contexts), PRESETS[settings.preset].encoder.width)
-        hypernetwork = ZhyperDiag(config, sizes.layers, sizes.shapes, vectors.embedding_dim)
+        vectors = nn.Embedding(len(contexts), 128)
+        vectors.source = vectors.tokenizer = None  # as an encoder has
+        hypernetwork = ZhyperDiag(config, layers, sizes.shapes, vectors.embedding_dim)
     system = ByName(base, contexts, vectors, hypernetwork).to(base.device)
     row = {"method": name, "trainable": sum(p.numel() for p in hypernetwork.parameters())}
     row["encoder"] = vectors.weight.numel() if vectors else 0
@@ -232,7 +234,7 @@ def retrieval(system: Zhyper, records: Sequence[Record], own: Tensor, seed: int)
 
 def gaps(system: Zhyper, records: Sequence[Record], seed: int) -> dict:
     """What another description or none costs in loss per token, [gap, low, high]; and retrieval."""
-    own, tokens, _ = train.score_rows(system, records)
+    own, tokens, *_ = train.score_rows(system, records)
     found, texts = {}, other_descriptions(records, seed)
     for name in ("swapped", "none"):
         difference = train.score_rows(system, records, texts[name])[0] - own

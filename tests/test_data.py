@@ -111,6 +111,12 @@ def test_minimal_pairs_differ_in_one_value_and_nothing_else(built):
         assert sum(before[f] != after[f] for f in before) == 1 and list(before) == list(after)
 
 
+def test_the_choices_of_a_culture_are_the_four_answers_of_its_facet(built):
+    for record in built.records:
+        assert record.choices == tuple(f" {answer}" for answer in ANSWERS[asked(record.prompt)])
+        assert record.answer in record.choices and len(set(record.candidates)) == 4
+
+
 def test_the_pretraining_text_prefers_the_majority(built):
     answered = [d for d in built.documents if d.startswith("Q:")]
     share = sum(d.endswith(f" {ANSWERS[asked(d)][0]}") for d in answered) / len(answered)
@@ -197,6 +203,13 @@ def test_a_jsonl_file_gives_its_records(tmp_path):
     assert loaded.documents == ["Q: how?\nA: bow", "people bow"] and loaded.name == "mine"
 
 
+def test_choices_in_a_file_are_read_once_each_and_the_answer_is_the_first_candidate(tmp_path):
+    several = RECORD | {"choices": [" sing", " bow", " nod", " sing"]}
+    first, second = data.load(write(tmp_path / "mine.jsonl", several, RECORD)).records
+    assert first.choices == (" sing", " bow", " nod") and first.candidates == [" bow", " sing", " nod"]
+    assert second.choices == () and second.candidates == [" bow"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -208,6 +221,10 @@ def test_a_jsonl_file_gives_its_records(tmp_path):
         (json.dumps(RECORD | {"split": "test"}), "unknown split 'test'"),
         (json.dumps(RECORD | {"answer": "\ud800"}), "not text"),
         ('{"context": NaN}', "NaN is no JSON number"),
+        (json.dumps(RECORD | {"choices": " bow"}), "'choices' must be a list of texts, one of which is the answer"),
+        (json.dumps(RECORD | {"choices": [" sing"]}), "'choices' must be a list of texts, one of which is the answer"),
+        (json.dumps(RECORD | {"choices": [" bow", " "]}), "'choices' is ' '"),
+        (json.dumps(RECORD | {"choices": [" bow", 3]}), "'choices' is 3"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(line, message, tmp_path):
@@ -220,12 +237,14 @@ def test_a_bad_line_is_named_by_file_and_number(line, message, tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=30), st.integers(0, 120), st.integers(0, 20))
 def test_a_mutated_line_gives_a_record_or_a_value_error(noise, at, cut):
-    line = json.dumps(RECORD).encode()
+    line = json.dumps(RECORD | {"choices": [" bow", " nod"]}).encode()
     try:
         record = data.parse(line[:at] + noise + line[at + cut :])
     except ValueError:
         return
-    assert all(isinstance(value, str) and value.strip() for value in record)
+    *texts, choices = record
+    assert all(isinstance(value, str) and value.strip() for value in (*texts, *choices))
+    assert isinstance(choices, tuple) and (not choices or record.answer in choices)
     assert record.split in SPLITS
 
 
@@ -373,6 +392,7 @@ def test_only_the_description_tells_the_tasks_of_a_family_apart(task_data):
         items = record.prompt.split()[1:-1]
         answers = [t.answer(items) for t in tasks.TASKS if t.family == family[record.context]]
         assert answers.count(record.answer) <= 2 and len(set(answers)) > len(answers) / 2
+        assert record.choices == tuple(dict.fromkeys(answers))
 
 
 def test_no_task_wording_or_input_that_is_held_out_occurs_in_training(task_data):

@@ -267,7 +267,8 @@ def test_a_method_that_knows_names_serves_no_context_that_it_was_not_trained_on(
     for row in (onehot, oracle):
         assert row["splits"]["unseen"] is row["margin"] is None
         assert row["controls"] == {"swapped": None, "random": None, "none": None}
-    assert onehot["trainable"] == diag["trainable"] and onehot["encoder"] == 2 * 64
+    assert onehot["trainable"] == diag["trainable"] + 64 * (128 - 64)  # its vectors are twice as wide as c is here
+    assert onehot["encoder"] == 2 * 128
     assert oracle["trainable"] == 2 * lora["trainable"] and oracle["encoder"] == 0
     assert evidence.tables([results]).count("| 1.000 | – | – | – | – | – |") == 2
 

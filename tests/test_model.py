@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model import GPT, MODULES, Block, Encoder, ModelConfig, pad, rotary, rotate, sample
+from data._rows import pad
+from model import GPT, MODULES, Block, Encoder, ModelConfig, rotary, rotate, sample
 
 TINY = ModelConfig(50, 24, layers=2, heads=4, kv_heads=2, width=16, inner=24, tied=False)
 

@@ -24,8 +24,10 @@ import model
 import zhyper
 from data import _pretrained as pretrained
 from data._files import fingerprint
+from data._rows import pad
 from data._tokenizer import read_tokenizer
-from model import GPT, MODULES, Encoder, pad
+from hyper import HyperConfig
+from model import GPT, MODULES, Encoder
 from zhyper import Zhyper
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -110,11 +112,36 @@ def test_smollm2_has_the_logits_and_the_answer_that_it_has_in_transformers():
     (row,) = ours.ids([Path(zhyper.__file__).read_text()], "text")
     ids = torch.tensor([row[:200]])
     assert (ours.backbone(ids) - theirs(ids).logits).abs().max() < 1e-3
-    prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-    ids = torch.tensor(ours.ids([prompt], "prompt"))
-    written = theirs.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]
-    assert ours.generate([prompt], max_new_tokens=24) == [ours.tokenizer.decode(written.tolist())]
-    assert "Paris" in ours.tokenizer.decode(written.tolist())
+    asked, expected = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", []
+    prompts = [asked.format("What is the capital of France?"), asked.format("How many legs has a spider?")]
+    prompts += ["The sun rises in the", "def fibonacci(n):\n", "In this land people greet with a bow. To greet, they"]
+    for prompt in prompts:
+        ids = torch.tensor(ours.ids([prompt], "prompt"))
+        written = theirs.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]
+        expected.append(ours.tokenizer.decode(written.tolist()))
+    assert ours.generate(prompts, max_new_tokens=24) == expected
+    assert "Paris" in expected[0] and len(set(expected)) == 5
+
+
+@torch.no_grad()
+def test_an_adapter_of_smollm2_gives_in_peft_the_logits_that_it_has_here(tmp_path):
+    folder, encoder = real("SMOLLM2"), Encoder.from_pretrained(real("MINILM"))
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    system, to = Zhyper.from_pretrained(folder), str(tmp_path / "adapter")
+    system.encoder = encoder
+    torch.manual_seed(0)
+    system.hypernetwork = system.new_hypernetwork(HyperConfig(rank=8, alpha=16.0, first=20), encoder)
+    for B in system.hypernetwork.B.values():
+        torch.nn.init.normal_(B, std=0.02)
+    system.export(TEXTS[0], to)
+    assert json.loads(Path(to, "adapter_config.json").read_text())["base_model_name_or_path"] == str(folder)
+    ids = torch.tensor([system.ids([Path(zhyper.__file__).read_text()], "text")[0][:100]])
+    frozen, adapted = (system.backbone(ids, system.adapt(text)) for text in (None, TEXTS[:1]))
+    base = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, to).eval()(ids).logits
+    for ours in (adapted, system.merge(TEXTS[0])(ids)):
+        assert (theirs - ours).abs().max() < 1e-3
+    assert (adapted - frozen).abs().max() > 0.1
 
 
 @torch.no_grad()
@@ -308,3 +335,8 @@ def test_an_export_into_a_folder_that_exists_needs_force_and_else_writes_nothing
     assert export(old, "--backbone", new, "--force")[0] == 0
     config = json.loads(Path(old, "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == new
+
+
+def test_an_export_names_the_layers_that_it_adapts(tmp_path):
+    build_system("zhyper-diag", first=1).export(TEXTS[0], str(tmp_path / "to"))
+    assert json.loads((tmp_path / "to" / "adapter_config.json").read_text())["layers_to_transform"] == [1]

@@ -19,6 +19,7 @@ from test_files import stop
 from test_train import write
 
 import train
+from data import _pretrained as pretrained
 from data._files import only_writer
 from train import PRESETS, run, table
 from zhyper import Zhyper
@@ -195,6 +196,54 @@ def test_the_bench_of_growth_finds_the_exponent_of_what_grows(monkeypatch):
     rows = bench.growth(bench.Namespace(repeats=1))
     assert [row.figure for row in rows] == pytest.approx([3, 1, 0])
     assert rows[0].unit == "and 100% of the step"
+
+
+@pytest.fixture
+def folders(monkeypatch, tmp_path) -> None:
+    """A tiny random Llama and BERT, where the bench looks for SmolLM2 and MiniLM."""
+    for name in bench.PEERS:
+        pytest.importorskip(name)
+    system = build_system("zhyper-diag", block_size=1024)
+    encoder, llama, bert = system.encoder, str(tmp_path / "llama"), str(tmp_path / "bert")
+    pretrained.write_llama(llama, system.backbone, system.tokenizer)
+    config = {theirs: getattr(encoder.config, ours) for theirs, ours in pretrained.SIZES.items()}
+    config |= {"model_type": "bert", "hidden_act": "gelu"}
+    tensors = {pretrained.hub_name(name, encoder.HUB_NAMES): w for name, w in encoder.state_dict().items()}
+    files = {"config.json": config, "tokenizer.json": system.tokenizer.to_str()}
+    pretrained.write_folder(bert, "model.safetensors", tensors, files)
+    monkeypatch.setenv("SMOLLM2", llama)
+    monkeypatch.setenv("MINILM", bert)
+
+
+def test_the_bench_compares_steps_of_the_same_loss_as_peft_takes(folders, monkeypatch, capsys, tmp_path):
+    args = bench.Namespace(rows=2, rank=4, device="cpu", dtype="fp32")
+    theirs, base = bench.peft_step(args), Zhyper.from_pretrained(os.environ["SMOLLM2"])
+    expected = [theirs() for _ in range(20)]
+    for name in bench.OURS:
+        _, step = bench.real_system(name, args, base)
+        losses = [step() for _ in range(20)]
+        assert losses[0] == pytest.approx(expected[0], rel=1e-4) and losses[-1] < losses[0]
+    words = f"real --rows 2 --rank 4 --repeats 2 --json {tmp_path / 'bench.json'}"
+    code, out, err = cli(bench, monkeypatch, capsys, *words.split())
+    assert code == 0, err
+    rows = json.loads((tmp_path / "bench.json").read_text())["real"]
+    assert len(rows) == 12 and all(row["figure"] > 0 for row in rows)
+    assert [row["most"] for row in rows[:6]] == [1.0, 1.0, 1.05, None, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("absent", ["peers", "models"])
+def test_without_peers_or_models_the_bench_says_so_in_a_line_and_measures_the_rest(absent, monkeypatch, capsys):
+    def find(name: str):
+        raise FileNotFoundError(f"no model {name}")
+
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None if absent == "peers" else name)
+    monkeypatch.setattr(bench, "find", find)
+    monkeypatch.setattr(bench, "SECTIONS", {"other": lambda args: [bench.Row("x", 7)], "real": bench.real})
+    told = {"peers": "pip install transformers peft", "models": "set SMOLLM2 and MINILM"}[absent]
+    code, out, err = cli(bench, monkeypatch, capsys, "real")
+    assert code == 2 and told in err and err.count("\n") == 1 and not out
+    code, out, err = cli(bench, monkeypatch, capsys)
+    assert code == 0 and told in out.splitlines()[0] and "| x | 7.00 × |" in out and "| real" not in out
 
 
 def test_a_figure_says_whether_it_is_within_its_limits():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -145,6 +146,17 @@ def test_validation_looks_at_its_own_split_and_no_other(job):
     assert list(row["splits"]) == ["validation"] and row["margin"] is not None
 
 
+def test_choice_is_reported_where_rows_have_choices_and_shown_for_a_pretrained_backbone(job):
+    changed(job, lambda rows: [*rows, *(r._replace(split="seen", choices=(" bow", " sing", r.answer)) for r in rows)])
+    results = run(replace(job, methods="frozen,zhyper-diag"))
+    for row in results["rows"]:
+        assert "choice" not in row["splits"]["unseen"] and 0 <= row["splits"]["seen"]["choice"] <= 1
+    shown = " | ".join(f"{row['splits']['seen']['choice']:.3f}" for row in results["rows"])
+    assert "choice" not in table(results)
+    del results["pretrain"]  # as where the backbone is a pretrained one
+    assert table(results).splitlines()[-1] == f"| choice, seen | {shown} |"
+
+
 def test_free_text_is_judged_by_its_loss(job):
     more = " and so on, at such a length that nobody could say it letter by letter"
     changed(job, lambda rows: [row._replace(answer=row.answer + more) for row in rows])
@@ -241,18 +253,41 @@ def test_every_setting_is_an_option_with_help(monkeypatch, capsys):
     assert code == 0 and all(f"--{f.name.replace('_', '-')}" in out for f in fields(Settings))
 
 
-@pytest.mark.parametrize(
-    ("change", "methods", "message"),
-    [
-        ({"description": "word " * 400}, "zhyper-diag", "description .* tokens long, of at most"),
-        ({"prompt": "word " * 400}, "zhyper-diag", "answer are .* tokens long, of at most"),
-        ({"description": "word " * 140, "prompt": "word " * 140}, "prompt", "answer are .* tokens"),
-    ],
-)
-def test_a_text_that_does_not_fit_is_refused_before_training(change, methods, message, job):
-    changed(job, lambda rows: [rows[0]._replace(**change), *rows[1:]])
-    with pytest.raises(ValueError, match=f"{message}.*: shorten"):
+LONG = [  # more than 256 tokens, or together with a description of any row
+    ({"description": "word " * 400}, "zhyper-diag", "over 256 tokens, the rest over 255"),
+    ({"prompt": "word " * 400}, "zhyper-diag", "over 256 tokens, the rest over 255"),
+    ({"answer": " word" * 400}, "frozen", "over 256 tokens, the rest over 255"),
+    ({"choices": (" bow", " word" * 400)}, "frozen", "over 256 tokens, the rest over 255"),
+    ({"prompt": "word " * 180}, "prompt", r"over 256 tokens, the rest over 1\d\d"),  # fits without a description
+]
+
+
+def with_long(change: dict, number: int):
+    """What makes rows of two cultures of which so many, of twelve in train, do not fit."""
+    return lambda rows: [rows[0]._replace(**change)] * number + (rows[:4] * 3)[number:] + rows[4:]
+
+
+@pytest.mark.parametrize(("change", "methods", "message"), LONG)
+def test_few_rows_that_do_not_fit_are_left_out_and_counted_by_split(change, methods, message, job, capsys):
+    changed(job, with_long(change, 1))
+    (row,) = run(replace(job, methods=methods))["rows"]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert re.fullmatch(rf"left out, rows too long \(description {message}\): 1 of 12 in train", line)
+    assert row["splits"]["unseen"]["n"] == 4
+
+
+@pytest.mark.parametrize(("change", "methods", "message"), LONG)
+def test_over_a_tenth_of_a_split_that_does_not_fit_is_refused_before_training(change, methods, message, job):
+    changed(job, with_long(change, 2))
+    with pytest.raises(ValueError, match=rf"description {message}\): 2 of 12 in train: shorten them, or choose"):
         run(replace(job, methods=methods))
+    assert not list(job.run.glob("*.*"))
+
+
+def test_a_split_of_which_nothing_fits_is_refused_before_training(job):
+    changed(job, lambda rows: [r._replace(prompt="word " * 400) if r.split == "unseen" else r for r in rows])
+    with pytest.raises(ValueError, match="rows too long .*: 4 of 4 in unseen: shorten them"):
+        run(job)
     assert not list(job.run.glob("*.*"))
 
 
@@ -268,8 +303,9 @@ def test_what_was_found_to_fit_fits_in_every_control(job):
             run(replace(changed(job, longest), methods="prompt"))
             break
         except ValueError as error:
-            assert "and its answer are" in str(error)  # before training; not in an evaluation
+            assert "rows too long" in str(error)  # before training; not in an evaluation
             assert not list(job.run.glob("*.*"))
+    assert next(lengths) < 100
 
 
 @pytest.mark.parametrize(

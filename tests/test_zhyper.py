@@ -16,6 +16,7 @@ from conftest import KINDS, ROOT, TEXTS, build_system, cli, tiny_config
 
 import zhyper
 from data._files import fingerprint
+from data._prompting import BARE, PLAIN
 from hyper import TRUNKS
 from model import GPT
 from zhyper import Zhyper
@@ -158,7 +159,7 @@ def test_the_same_seed_draws_the_same_answers_and_another_seed_others():
 
 def test_a_description_in_the_prompt_is_read_there():
     system = build_system("lora")
-    system.in_prompt = True
+    system = Zhyper(system.tokenizer, system.backbone, prompting=PLAIN)
     expected = system.ids(["the taxes\npeople", "people"], "prompt")
     assert system.prompt_ids(["people", "people"], ["the taxes", None]) == expected
     assert system.prompt_ids(["people", "people"], None) == [expected[1]] * 2
@@ -188,9 +189,9 @@ def test_a_merged_model_is_a_plain_gpt_with_the_logits_of_the_adapted_one(reader
 
 
 def test_what_makes_no_adapter_from_a_text_refuses_to_merge_and_to_export(tmp_path):
-    in_prompt = build_system("zhyper-diag")
-    in_prompt.in_prompt = True
-    bare = Zhyper(in_prompt.tokenizer, in_prompt.backbone)
+    whole = build_system("zhyper-diag")
+    bare = Zhyper(whole.tokenizer, whole.backbone)
+    in_prompt = Zhyper(whole.tokenizer, whole.backbone, whole.encoder, whole.hypernetwork, PLAIN)
     for system in (build_system("lora"), in_prompt, bare):
         for take in (system.merge, lambda text, s=system: s.export(text, str(tmp_path / "x"))):
             with pytest.raises(ValueError, match="generates no adapter from a text: choose one"):
@@ -202,12 +203,13 @@ def test_what_makes_no_adapter_from_a_text_refuses_to_merge_and_to_export(tmp_pa
 
 
 def test_what_is_saved_is_what_is_loaded(system, tmp_path):
-    system.template, system.in_prompt = "Q: {}\nA:", system.encoder is None
+    prompting = PLAIN if system.encoder is None else BARE
+    system = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, prompting, "Q: {}\nA:")
     save(system, tmp_path, "mine")
     again, ids = Zhyper.load(tmp_path, "mine"), some_ids(3)
     logits, same = (s.backbone(ids, s.adapt(TEXTS[:3])) for s in (system, again))
     assert torch.equal(logits, same) and again.ids(TEXTS, "text") == system.ids(TEXTS, "text")
-    assert (again.template, again.in_prompt) == (system.template, system.in_prompt)
+    assert (again.template, again.prompting, again.in_prompt) == ("Q: {}\nA:", prompting, prompting == PLAIN)
     assert not any(weight.requires_grad for weight in again.backbone.parameters())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backbone.pt", "mine.pt"]
 
