@@ -186,9 +186,11 @@ class GPT(nn.Module):
             query = position[:, None]  # (t, 1)
             mask = (key <= query) & (key >= padding[:, None, None, None])  # (b, 1, t, past + t)
             mask = mask | (key == query)  # padding attends to itself: softmax of nothing is NaN
-        return self.norm(self.run(self.embed_tokens(ids), updates, position, mask, cache))
+        return self.norm(self.through(self.embed_tokens(ids), updates, position, mask, cache))
 
-    def run(self, x: Tensor, updates: Updates, position, mask=None, cache=None, layers=slice(None)):
+    def through(
+        self, x: Tensor, updates: Updates, position, mask=None, cache=None, layers=slice(None)
+    ):
         """x (b, t, d) after some of the layers, all of them if not told; `position` (t,) or (b, t).
 
         `mask` (b, 1, t, keys) is true where a query may look; None: at itself and before.

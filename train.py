@@ -372,7 +372,7 @@ def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
         if fingerprint(base.backbone) != results["backbone"]:
             raise ValueError(f"{run / 'backbone.pt'} is of another run: delete it, and start again")
     if settings.compile:
-        base.backbone.run = torch.compile(base.backbone.run, dynamic=True)
+        base.backbone.through = torch.compile(base.backbone.through, dynamic=True)
     if not there:
         results |= {"measure": "nll" if data.free_text else "accuracy", "seed": settings.seed}
         write_file(run / "results.json", results)  # of several processes, the first writes

@@ -140,7 +140,7 @@ class Zhyper(nn.Module):
         if new:
             x, mask = self.backbone.embed_tokens(ids[new]), None if mask is None else mask[new]
             with torch.autocast(self.device.type, enabled=False):
-                x = self.backbone.run(x, {}, position[new], mask, layers=slice(first))
+                x = self.backbone.through(x, {}, position[new], mask, layers=slice(first))
             for i, states in zip(new, x, strict=True):
                 self.states[keys[i]] = states[: length(rows[i])].clone()
         return nn.utils.rnn.pad_sequence([self.states[key] for key in keys], batch_first=True)
@@ -167,7 +167,7 @@ class Zhyper(nn.Module):
             updates = {site: update.select(index) for site, update in adapter.items()}
             below = (first, part, ids, position, mask)
             x = self.states_below(*below) if first else self.backbone.embed_tokens(ids)
-            x = self.backbone.run(x, updates, position, mask, layers=slice(first, None))
+            x = self.backbone.through(x, updates, position, mask, layers=slice(first, None))
             row, at, answer, target = targets.unbind(1)  # (n,) each, n tokens to predict: see pack
             logits = self.backbone.logits(self.backbone.norm(x[row, at])).float()
             loss = F.cross_entropy(logits, target, reduction="none")

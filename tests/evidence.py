@@ -127,7 +127,7 @@ def train_baseline(name: str, data: Data, settings: train.Settings) -> dict:
     """
     base = Zhyper.load_backbone(settings.run).to(settings.device)
     if settings.compile:
-        base.backbone.run = torch.compile(base.backbone.run, dynamic=True)
+        base.backbone.through = torch.compile(base.backbone.through, dynamic=True)
     contexts = list(dict.fromkeys(record.context for record in data.split("train")))
     torch.manual_seed(settings.seed)
     config, sizes = settings.hyper_config(BASELINES[name]), base.backbone.config

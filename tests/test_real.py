@@ -317,7 +317,7 @@ def test_kept_states_give_the_loss_and_the_gradients_of_computing_them(kind, mon
         return [loss.detach(), tokens, exact.float(), *(p.grad.clone() for p in system.hypernetwork.parameters())]
 
     def recompute(first, rows, ids, position, mask):
-        return system.backbone.run(system.backbone.embed_tokens(ids), {}, position, mask, layers=slice(first))
+        return system.backbone.through(system.backbone.embed_tokens(ids), {}, position, mask, layers=slice(first))
 
     below = []
     system.backbone.layers[0].register_forward_hook(lambda *_: below.append(1))
