@@ -111,5 +111,6 @@ def fitting(data: Data, settings, base, in_prompt: bool) -> Data:
         print(f"left out, {said}", file=sys.stderr)
     data = replace(data, records=kept)
     split = evaluated_splits(data, settings.validate)[1]
-    other_descriptions(data.split(split), settings.seed)  # only a check
+    others = other_descriptions(data.split(split), settings.seed)
+    base.ids(others["random"], "description", most[0])  # only a check: these must fit too
     return data

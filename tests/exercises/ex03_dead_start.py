@@ -1,0 +1,40 @@
+"""Debug a dead start: step 0 is the frozen model, but the loss never falls, at any learning rate.
+
+Read in hyper.py: `__init__` of StaticLoRA and of ZhyperDiag. README.md: the end of "One text, tensor by tensor".
+`dead_start` means well: ΔW = scale · B diag(z) A should be zero at the start. `alive_start` gets the network after it
+and sets weights anew, in place: ΔW is still zero, exactly, but there is a gradient, and training moves both factors.
+
+Hint 1: write down the gradient of a product B · z with respect to B, and with respect to z.
+Hint 2: one of the two zeros is enough. Which may go, so that two texts differ from the first step on?
+"""
+
+import torch
+
+from hyper import HyperConfig, ZhyperDiag
+from model import GPT, ModelConfig
+
+
+def dead_start(network: ZhyperDiag) -> None:
+    for weight in [*network.heads.parameters(), *network.B.parameters()]:
+        torch.nn.init.zeros_(weight)
+
+
+def alive_start(network: ZhyperDiag) -> None:
+    raise NotImplementedError
+
+
+# ---- checks: do not edit
+def test_it_starts_as_the_frozen_model_and_both_factors_move():
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(16, 8, layers=1, heads=1, kv_heads=1, width=8, inner=8)).double().requires_grad_(False)
+    network = ZhyperDiag(HyperConfig(rank=2, alpha=4.0, hidden=8), 1, model.config.shapes, 4).double()
+    ids, c, moved = torch.randint(16, (3, 6)), torch.randn(3, 4, dtype=torch.float64), set()
+    dead_start(network)
+    alive_start(network)
+    assert torch.equal(model(ids, network(c)), model(ids))  # step 0, bit for bit
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for step in (1, 2):
+        torch.nn.functional.cross_entropy(model(ids, network(c))[:, :-1].mT, ids[:, 1:]).backward()
+        moved |= {name[0] for name, weight in network.named_parameters() if weight.grad.any()}
+        assert len(moved & {"B", "h"}) >= step  # B or the heads have a gradient at step 0, the other one at step 1
+        optimizer.step(), optimizer.zero_grad()
