@@ -382,7 +382,7 @@ def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
         if results.get("backbone") != fingerprint(base.backbone):  # rows of another are of no use
             results |= {"backbone": fingerprint(base.backbone), "rows": []}
         write_file(run / "results.json", results)
-        remove_file(run / "checkpoint-backbone.pt")
+    remove_file(run / "checkpoint-backbone.pt")
     return data, base, results
 
 
