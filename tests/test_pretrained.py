@@ -25,7 +25,7 @@ import zhyper
 from data import _pretrained as pretrained
 from data._files import fingerprint
 from data._rows import pad
-from data._tokenizer import read_tokenizer
+from data._tokenizer import read_tokenizer, train_tokenizer
 from hyper import HyperConfig
 from model import GPT, MODULES, Encoder
 from zhyper import Zhyper
@@ -51,6 +51,7 @@ def random_model(folder: Path, kind: str, shards: int = 1, **sizes):
     built = getattr(transformers, kind)(config(**sizes)).bfloat16()
     built.save_pretrained(folder, max_shard_size="1GB" if shards == 1 else "200KB")
     assert len(list(folder.glob("*.safetensors"))) == shards
+    train_tokenizer(TEXTS, 300).save(str(folder / "tokenizer.json"))
     return type(built).from_pretrained(folder, dtype=torch.float32).eval()
 
 
