@@ -80,7 +80,7 @@ def test_the_four_files_and_the_readme_are_one_sitting():
 
 def test_files_links_and_options_that_the_readme_names_exist():
     helps = [run(f"python {command} -h", ROOT).stdout for command in ("train.py", "tests/evidence.py")]
-    helps += [run(f"python zhyper.py {name} -h", ROOT).stdout for name in ("explain", "export")]
+    helps += [run(f"python zhyper.py {name} -h", ROOT).stdout for name in ("chat", "explain", "export")]
     for option in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - {"--nproc-per-node"}:
         assert any(option in text for text in helps), option
     for path in re.findall(r"`((?:data|tests)/[\w./]*|[a-z]+\.py)`|\]\(([\w./]+)\)", README):
