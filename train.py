@@ -48,12 +48,13 @@ DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
 
 @dataclass(frozen=True)
 class Method:
-    """How one method is trained; `kind` None trains nothing. Alpha is twice the rank."""
+    """How one method is trained; `kind` None trains nothing."""
 
     kind: str | None = None  # a key of hyper.HYPERNETWORKS
     rank: int = 8
     trunk: str = "gated"
     lr: float = 2e-3  # three times that for A and B, which serve all contexts
+    scale: float = 2.0  # alpha / rank
     spread: float = 8.0  # see HyperConfig
     in_prompt: bool = False  # the description also stands before the prompt
     batch: int | None = None  # descriptions a step, where the preset's number does not suit
@@ -161,8 +162,8 @@ class Settings:
     def hyper_config(self, method: Method) -> HyperConfig:
         rank = method.rank if self.rank is None else self.rank
         trunk = method.trunk if self.trunk is None else self.trunk
-        where = tuple(self.modules.replace(" ", "").split(",")), PRESETS[self.preset].first
-        return HyperConfig(method.kind, rank, 2 * rank, *where, trunk, spread=method.spread)
+        where = tuple(self.modules.replace(" ", "").split(",")), PRESETS[self.preset].first, trunk
+        return HyperConfig(method.kind, rank, method.scale * rank, *where, spread=method.spread)
 
 
 # ---- the training loop, and the two trainings
@@ -259,7 +260,7 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
 def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) -> dict:
     """Train hypernetwork and encoder, unless that is frozen, on the loss of answers alone."""
     preset = PRESETS[settings.preset]
-    lr = settings.lr or preset.lr or method.lr
+    steps, lr = settings.steps or preset.steps, settings.lr or preset.lr or method.lr
 
     def loss_of(model: nn.Module, rows: list[Record]) -> Tensor:
         loss, tokens, _ = model(*columns(rows[RANK::WORLD_SIZE]))
@@ -279,7 +280,6 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
     peaks = (shared, 3 * lr), (tuned, lr / 20), (rest.values(), lr)  # tuned: a real encoder
     groups = [{"params": [*some], "peak": peak} for some, peak in peaks]
     rows = batches(records, method.batch or preset.batch, preset.questions, settings.seed)
-    steps = settings.steps or preset.steps
     return optimise(name, system.train(), groups, rows, loss_of, steps, settings.seconds, settings)
 
 

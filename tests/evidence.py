@@ -1,13 +1,15 @@
-"""The evidence for what the paper claims: more seeds, baselines, intervals, counts and figures.
+"""The evidence for what the paper claims: more seeds, rivals, intervals, counts and figures.
 
-python tests/evidence.py --data hard_cultures --methods all --seeds 3 --seconds 100
+python tests/evidence.py --data hard_cultures --methods all --seeds 3 --seconds 60
 python tests/evidence.py report FOLDER ...           # the same tables and a figure; trains nothing
+python tests/evidence.py curves FOLDER ...           # several of them as points of one curve
+python tests/evidence.py tune --data hard_cultures --seed 100 --steps 200     # what rivals.py reads
 python tests/evidence.py params --backbone mistral-7b --rank 8 --modules q,v    # at a real size
 python tests/evidence.py figures --run out/cultures  # z of several texts, and how they differ
 
 The first trains several seeds, each in a run folder of train.py's, and goes on if it was stopped.
-Beside results.json it writes evidence.json: the same rows with more numbers, and those of the two
-baselines that are only here. EVIDENCE.md holds the tables with their commands.
+Beside results.json it writes evidence.json: the same rows with more numbers, and those of the
+rivals, which are only here (rivals.py). EVIDENCE.md holds the tables with their commands.
 """
 
 import json
@@ -18,51 +20,61 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rivals import FRONT, MAIN, RIVALS, TRIALS, TUNED, ByName, rival, train_rival, use_trials  # noqa: E402
 
 import train  # noqa: E402
-from data import Data, Record  # noqa: E402
+from data import Data, Record, cultures  # noqa: E402
 from data._cli import Parser, markdown, one_line_errors, parse  # noqa: E402
 from data._controls import evaluated_splits, other_descriptions  # noqa: E402
 from data._files import checksum, only_writer, open_results, write_file  # noqa: E402
 from data.cultures import ANSWERS, NAMES, ask, describe, draw_culture  # noqa: E402
-from hyper import HYPERNETWORKS, HyperConfig, LowRank, ZhyperDiag, check_choice, lora_A  # noqa: E402
+from hyper import HYPERNETWORKS, HyperConfig, LowRank, check_choice  # noqa: E402
 from train import METHODS, PRESETS, option  # noqa: E402
 from zhyper import Zhyper  # noqa: E402
 
-BASELINES = {"onehot": METHODS["zhyper-diag"], "oracle": METHODS["lora"]}  # trained like these
-ORACLE_CONTEXTS = 32  # at most: a LoRA for each is expensive
+GROUPS = {"all": [*METHODS, *RIVALS], "main": MAIN, "front": FRONT}
+RATES, SCALES = (5e-4, 1e-3, 2e-3), (1.0, 4.0, 16.0)  # the trials of every method
 
 
 @dataclass(frozen=True)
 class Settings(train.Settings):
     """The options of train.py, and how many seeds."""
 
-    methods: str = option(train.Settings.methods, f"or all: {', '.join([*METHODS, *BASELINES])}")
+    methods: str = option(train.Settings.methods, f"or {', '.join(GROUPS)}; all: {', '.join(GROUPS['all'])}")
     out: str | None = option(None, "the folder of the run folders; out/DATA-evidence if left out")
     seeds: int = option(3, "how many, from --seed on; each has a run folder, seedN in --out")
+    bias: float | None = option(None, "how often the backbone's answers are the majority's, in cultures")
 
     def __post_init__(self):
         super().__post_init__()
-        for name in set(self.named) & set(BASELINES):
-            self.hyper_config(BASELINES[name])
+        for name in self.rivals:
+            self.hyper_config(rival(name).method)
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}: it must be at least 1")
+        if self.bias is not None and not 0 < self.bias < 1:
+            raise ValueError(f"bias is {self.bias}: it must be between 0 and 1")
 
     @property
     def named(self) -> list[str]:
         names = self.methods.replace(" ", "").split(",")
-        return [*METHODS, *BASELINES] if names == ["all"] else names
+        return list(dict.fromkeys(each for name in names for each in GROUPS.get(name, [name])))
 
     @property
     def chosen(self) -> list[str]:
-        return [name for name in self.named if name not in BASELINES]
+        return [name for name in self.named if name in METHODS]
+
+    @property
+    def rivals(self) -> list[str]:
+        return [name for name in self.named if name not in METHODS]
 
     @property
     def run(self) -> Path:
@@ -73,83 +85,6 @@ class Settings(train.Settings):
         options = {f.name: getattr(self, f.name) for f in fields(train.Settings)}
         options |= {"methods": ",".join(self.chosen) or "frozen"}
         return train.Settings(**options | {"seed": seed, "out": str(self.run / f"seed{seed}")})
-
-
-# ---- the baselines that are only here: they know a context by its name and read no text
-
-
-class ByName(Zhyper):
-    """A Zhyper whose descriptions are the names of contexts: `onehot` learns a vector for each.
-
-    It can serve only the contexts it was trained on. That is what reading a text is for.
-    """
-
-    def __init__(self, base: Zhyper, names: Sequence[str], vectors, hypernetwork):
-        super().__init__(base.tokenizer, base.backbone, vectors, hypernetwork)
-        self.number = {name: i for i, name in enumerate(names)}
-
-    def embed(self, descriptions: Sequence[str]) -> Tensor:
-        """The vector of each name, (n, d), or without vectors its number, (n,)."""
-        numbers = torch.tensor([self.number[name] for name in descriptions], device=self.device)
-        return self.encoder(numbers) if self.encoder else numbers
-
-    def by_name(self, records: Sequence[Record]) -> list[Record]:
-        """The records that it can serve, the name of the context in place of the description."""
-        known = [record for record in records if record.context in self.number]
-        return [record._replace(description=record.context) for record in known]
-
-
-class LoRAPerContext(nn.Module):
-    """`oracle`: a LoRA for each of n contexts, nothing shared. A bound for what reads a text."""
-
-    reads_text = True  # of which ByName.embed makes a number
-
-    def __init__(self, config: HyperConfig, layers: int, shapes, n: int):
-        super().__init__()
-        self.config, r = config, config.rank
-        A = {m: lora_A(n, layers, r, shapes[m][0]) for m in config.modules}
-        B = {m: torch.zeros(n, layers, shapes[m][1], r) for m in config.modules}
-        self.A, self.B = nn.ParameterDict(A), nn.ParameterDict(B)
-
-    def forward(self, number: Tensor) -> dict:
-        """The update of every site, one row for each number of a context, (b,)."""
-        return {
-            (self.config.first + l, m): LowRank(self.A[m][number, l], self.B[m][number, l], None, self.config.scale)
-            for m in self.config.modules
-            for l in range(self.A[m].shape[1])
-        }
-
-
-def train_baseline(name: str, data: Data, settings: train.Settings) -> dict:
-    """Train a baseline on the backbone of a run folder, and evaluate it; a row as train.py's.
-
-    What it cannot serve is None: contexts that it was not trained on, and other descriptions.
-    """
-    base = Zhyper.load_backbone(settings.run).to(settings.device)
-    if settings.compile:
-        base.backbone.through = torch.compile(base.backbone.through, dynamic=True)
-    contexts = list(dict.fromkeys(record.context for record in data.split("train")))
-    torch.manual_seed(settings.seed)
-    config, sizes = settings.hyper_config(BASELINES[name]), base.backbone.config
-    layers = sizes.layers - config.first
-    if name == "oracle":  # those first that can be evaluated
-        evaluated = {row.context for row in data.split("validation") + data.split("seen")}
-        contexts = sorted(contexts, key=lambda context: context not in evaluated)[:ORACLE_CONTEXTS]
-        vectors = None
-        hypernetwork = LoRAPerContext(config, layers, sizes.shapes, len(contexts))
-    else:
-        vectors = nn.Embedding(len(contexts), 128)
-        vectors.source = vectors.tokenizer = None  # as an encoder has
-        hypernetwork = ZhyperDiag(config, layers, sizes.shapes, vectors.embedding_dim)
-    system = ByName(base, contexts, vectors, hypernetwork).to(base.device)
-    row = {"method": name, "trainable": sum(p.numel() for p in hypernetwork.parameters())}
-    row["encoder"] = vectors.weight.numel() if vectors else 0
-    records = system.by_name(data.split("train"))
-    row |= train.fit(system, name, BASELINES[name], records, settings)
-    found = {k: system.by_name(rows) for k, rows in evaluated_rows(data, settings).items()}
-    row["splits"] = {k: train.evaluate(system.eval(), v) if v else None for k, v in found.items()}
-    row |= {"controls": dict.fromkeys(("swapped", "random", "none")), "margin": None}
-    return row | by_context(system, found, data)
 
 
 # ---- more numbers
@@ -274,8 +209,27 @@ def read_data(settings: train.Settings, records: str) -> Data:
     return data
 
 
-def complete(settings: train.Settings, baselines: Sequence[str] = ()) -> dict:
-    """The results of a run folder with more numbers, and with baselines, which are trained first.
+def measured(name: str, row: dict, system: Zhyper, data: Data, settings: train.Settings) -> dict:
+    """A row with more numbers; of a rival also with what train.py's rows have.
+
+    What knows contexts by name cannot serve others, nor other descriptions: there it has None.
+    """
+    found = evaluated_rows(data, settings)
+    if isinstance(system, ByName):
+        found = {split: system.by_name(rows) for split, rows in found.items()}
+        splits = {k: train.evaluate(system, rows) if rows else None for k, rows in found.items()}
+        row |= {"splits": splits, "margin": None}
+        row |= {"controls": dict.fromkeys(("swapped", "random", "none"))}
+    elif name not in METHODS:
+        row |= train.evaluate_all(system, data, settings)
+    row |= by_context(system, found, data)
+    if data.free_text and not isinstance(system, ByName):
+        row |= gaps(system, found[evaluated_splits(data, settings.validate)[1]], settings.seed)
+    return row
+
+
+def complete(settings: train.Settings, more: Sequence[str] = ()) -> dict:
+    """The results of a run folder with more numbers, and with rivals, which are trained first.
 
     evidence.json has all of these rows, so that nothing is computed twice.
     """
@@ -287,23 +241,23 @@ def complete(settings: train.Settings, baselines: Sequence[str] = ()) -> dict:
         of = [results["made_of"], results.get("backbone")]
         if evidence.get("of") != of:
             evidence = {"of": of, "rows": {}}
-            for name in BASELINES:
-                (folder / f"checkpoint-{name}.pt").unlink(missing_ok=True)
+            for checkpoint in folder.glob("checkpoint-*.pt"):  # train.py's own it minds itself
+                if checkpoint.stem.removeprefix("checkpoint-") not in ("backbone", *METHODS):
+                    checkpoint.unlink()
         rows = evidence["rows"]
-        names = [*finished, *(name for name in BASELINES if name in {*rows, *baselines})]
+        names = [*finished, *dict.fromkeys([*(name for name in rows if name not in METHODS), *more])]
         for name in names:
-            if name in rows and finished.get(name, {}).items() <= rows[name].items():
+            same = name not in more or rows.get(name, {}).get("trained_as") == repr(rival(name))
+            if name in rows and same and finished.get(name, {}).items() <= rows[name].items():
                 continue
             data = data or read_data(settings, results["made_of"]["records"])
-            if name in BASELINES:
-                rows[name] = train_baseline(name, data, settings)
+            if name in METHODS:
+                row, system = finished[name], Zhyper.load(folder, name, settings.device)
             else:
-                system = Zhyper.load(folder, name, settings.device)
-                found = evaluated_rows(data, settings)
-                rows[name] = finished[name] | by_context(system, found, data)
-                if data.free_text:
-                    control = evaluated_splits(data, settings.validate)[1]
-                    rows[name] |= gaps(system, found[control], settings.seed)
+                base = Zhyper.load_backbone(folder).to(settings.device)
+                base.template = data.template
+                row, system = train_rival(name, base, data, settings)
+            rows[name] = measured(name, row | {}, system, data, settings)
             write_file(path, evidence)
             (folder / f"checkpoint-{name}.pt").unlink(missing_ok=True)
     return results | {"rows": [rows[name] for name in names]}
@@ -344,24 +298,34 @@ def by_method(parts: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def main_table(groups: Mapping[str, list[dict]], measure: str) -> str:
-    """A row for each method: accuracy in every split, or for free text loss per token."""
+    """A row for each method: accuracy in every split, or for free text loss per token.
+
+    The last columns are what it has more than a LoRA without text, and than with another's text.
+    """
     whole = ["trainable", "encoder", "steps", "seconds"]
+    sign = 1 if measure == "accuracy" else -1
 
     def scores(row: dict) -> dict:
         return row["splits"] | {f"({name})": score for name, score in row["controls"].items()}
 
     first, body = next(iter(groups.values())), []
     names = list(scores(first[0]))
+    control = "unseen" if "unseen" in names else names[0]
+    static = {row["seed"]: row["splits"][control][measure] for row in groups.get("lora", ())}
     majority = [cell([row["majority"].get(name) for row in first]) for name in names]
     if measure == "accuracy" and set(majority) != {"–"}:
-        body.append(["majority", *["–"] * len(whole), *majority, "–"])
+        body.append(["majority", *["–"] * len(whole), *majority, *["–"] * (2 if static else 1)])
     for method, rows in groups.items():
         cells = [cell([row[name] for row in rows], 0) for name in whole]
         for name in names:
             found = [scores(row)[name] for row in rows]
             cells.append(cell([score and score[measure] for score in found]))
+        if static:
+            pairs = [(row["splits"][control], static.get(row["seed"])) for row in rows]
+            ahead = [a and b is not None and sign * (a[measure] - b) for a, b in pairs]
+            cells.append(cell([x if isinstance(x, float) else None for x in ahead]))
         body.append([method, *cells, cell([row["margin"] for row in rows])])
-    head = ["method", *whole, *names, "margin"]
+    head = ["method", *whole, *names, *(["− lora"] if static else []), "margin"]
     return markdown(head, body)
 
 
@@ -394,8 +358,12 @@ def gaps_table(groups: Mapping[str, list[dict]]) -> str:
 def tables(parts: Sequence[dict]) -> str:
     """All tables of the results of several seeds, and which seeds they are of."""
     check_seeds(parts)
-    groups = by_method(parts)
-    found = [main_table(groups, parts[0]["measure"]), families_table(groups), gaps_table(groups)]
+    groups, measure = by_method(parts), parts[0]["measure"]
+    sizes = {name: rows for name, rows in groups.items() if "@" in name}
+    named = {name: rows for name, rows in groups.items() if name not in sizes}
+    found = [main_table(named, measure), families_table(groups), gaps_table(groups)]
+    if sizes:  # a table of their own, beside the LoRA that reads no text
+        found.append(main_table({k: v for k, v in named.items() if k == "lora"} | sizes, measure))
     seeds = {name: ", ".join(str(row["seed"]) for row in rows) for name, rows in groups.items()}
     every = ", ".join(str(part["made_of"]["seed"]) for part in parts)
     fewer = [f"; {name} only {some}" for name, some in seeds.items() if some != every]
@@ -419,24 +387,80 @@ def save_figure(path: Path, size: tuple[float, float], draw: Callable, *what) ->
 
 
 def draw_results(figure, groups: Mapping[str, list[dict]], measure: str) -> None:
-    """Accuracy, or loss, against trained parameters; a line for what trains nothing."""
+    """Accuracy, or loss, against trained parameters; sizes of a method are joined.
+
+    A line goes through what trains nothing.
+    """
     found = next(iter(groups.values()))[0]["splits"]
     splits = [split for split in ("new_wording", "unseen", "ood") if split in found] or [*found]
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     for split, panel in zip(splits, panels, strict=True):
-        for number, (method, rows) in enumerate(groups.items()):
-            values = [row["splits"][split][measure] for row in rows if row["splits"][split]]
-            if not values:
-                continue
-            mean, spread = statistics.mean(values), statistics.stdev(values) if values[1:] else 0
+        for number, method in enumerate(dict.fromkeys(name.split("@")[0] for name in groups)):
             style = {"color": f"C{number}", "label": method}
-            if rows[0]["trainable"]:
-                marker = "os^"[number // 10]  # ten colours, then another marker
-                panel.errorbar(rows[0]["trainable"], mean, spread, fmt=marker, capsize=3, **style)
-            else:
-                panel.axhline(mean, linestyle=":", **style)
+            points = points_of(groups, method, split, measure)
+            if points and points[0][0]:
+                marker = "os^"[number // 10 % 3]  # ten colours, then another marker
+                panel.errorbar(*zip(*points, strict=True), fmt=f"{marker}-", capsize=3, **style)
+            elif points:
+                panel.axhline(points[0][1], linestyle=":", **style)
         panel.set(title=split, xscale="log", xlabel="trained parameters (encoder apart)")
     panels[0].set_ylabel("accuracy" if measure == "accuracy" else "loss per token (nats)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+
+
+def points_of(groups: Mapping[str, list[dict]], method: str, split: str, measure: str) -> list[tuple]:
+    """Trained parameters, mean and spread over seeds, of every size of a method, smallest first."""
+    points = []
+    for name, rows in groups.items():
+        values = [row["splits"][split][measure] for row in rows if row["splits"].get(split)]
+        if name.split("@")[0] == method and values:
+            spread = statistics.stdev(values) if values[1:] else 0
+            points.append((rows[0]["trainable"], statistics.mean(values), spread))
+    return sorted(points)
+
+
+def needed(points: Sequence[tuple], wanted: float) -> str:
+    """The trained parameters at which a family reaches an accuracy, between its sizes on a log scale."""
+    best = [points[0][:2]]
+    for size, mean, _ in points[1:]:  # more parameters never count as worse
+        best.append((size, max(mean, best[-1][1])))
+    if wanted <= best[0][1]:
+        return f"at most {best[0][0]:,}"
+    for (small, low), (large, high) in zip(best, best[1:], strict=False):
+        if wanted <= high:
+            share = (wanted - low) / (high - low)
+            return f"{round(small * (large / small) ** share):,}"
+    return f"more than {best[-1][0]:,}"
+
+
+def front_table(groups: Mapping[str, list[dict]], other: str, splits: Sequence[str]) -> str:
+    """What every size of the other methods reaches, and the parameters that one needs for it."""
+    body, points = [], {split: points_of(groups, other, split, "accuracy") for split in splits}
+    for method in dict.fromkeys(name.split("@")[0] for name in groups):
+        if method == other or len(points_of(groups, method, splits[0], "accuracy")) < 3:
+            continue
+        for rows in zip(*(points_of(groups, method, split, "accuracy") for split in splits), strict=True):
+            cells = [f"{rows[0][0]:,}"]
+            for split, (size, mean, _) in zip(splits, rows, strict=True):
+                need = needed(points[split], mean)
+                ratio = int(need.split()[-1].replace(",", "")) / size
+                bound = {"at": "≤ ", "more": "> "}.get(need.split()[0], "")
+                cells += [f"{mean:.3f}", need, f"{bound}{ratio:.1f}"]
+            body.append([method, *cells])
+    columns = [c for split in splits for c in (split, f"{other} needs", "ratio")]
+    return markdown(["method", "trainable", *columns], body) if body else ""
+
+
+def draw_curves(figure, curves: Mapping[str, Mapping[str, dict]]) -> None:
+    """A panel for each curve: accuracy on unseen against what changes, a line for each method."""
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for (name, points), panel in zip(curves.items(), panels, strict=True):
+        for number, method in enumerate(next(iter(points.values()))):
+            found = [points_of(groups, method, "unseen", "accuracy")[0][1:] for groups in points.values()]
+            style = {"color": f"C{number}", "label": method, "capsize": 3}
+            panel.errorbar([*points], *zip(*found, strict=True), fmt="o-", **style)
+        panel.set(title=name, xlabel=name, ylim=(0, 1))
+    panels[0].set_ylabel("accuracy on unseen")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
 
 
@@ -565,6 +589,9 @@ BACKBONES = {  # layers; widths: of the stream, of all queries, of all keys, ins
 def run(settings: Settings) -> None:
     """Train every seed, and print the tables."""
     start, parts = time.perf_counter(), []
+    if settings.bias is not None:
+        cultures.MAJORITY_SHARE = settings.bias
+    use_trials(settings.data)
     jobs = [settings.of_seed(settings.seed + i) for i in range(settings.seeds)]
     for job in () if settings.force else jobs:  # refuse other settings now, and not after a seed
         open_results(job.run, (), job.identity, False)
@@ -572,24 +599,95 @@ def run(settings: Settings) -> None:
         train.run(job)
         if settings.force:
             (job.run / "evidence.json").unlink(missing_ok=True)
-        parts.append(complete(job, [name for name in settings.named if name in BASELINES]))
+        parts.append(complete(job, settings.rivals))
     print(tables(parts))
     print(f"{time.perf_counter() - start:.0f} seconds; written to {settings.run}")
 
 
+def tune(settings: Settings) -> None:
+    """Try every rate and scale for each method, on the validation split, and write trials.json."""
+    own = {"data": settings.data, "seed": settings.seed, "steps": settings.steps, "dtype": settings.dtype}
+    job = replace(settings.of_seed(settings.seed), validate=True)
+    names = TUNED if settings.methods == Settings.methods else settings.named
+    known = json.loads(TRIALS.read_text()) if TRIALS.exists() else {"made_of": own, "trials": {}}
+    if known["made_of"] != own:
+        raise ValueError(f"{TRIALS} is of {known['made_of']}, now {own}: delete it to start again")
+    with only_writer(job.run):
+        data, base, _ = train.prepare(job)
+        records = data.split("validation")
+        for name in names:
+            for lr in RATES:
+                for scale in SCALES:
+                    key = f"{name}@lr={lr:g}@scale={scale:g}"
+                    if key in known["trials"]:
+                        continue
+                    try:
+                        row, system = train_rival(key, base, data, job)
+                        found = train.evaluate(system, records)
+                    except ValueError as error:
+                        if "the loss is" not in str(error):
+                            raise
+                        row, found = {"seconds": 0.0}, {"accuracy": 0.0, "nll": 99.0}  # it diverged
+                    kept = {"accuracy": found["accuracy"], "nll": found["nll"], "seconds": row["seconds"]}
+                    if TRIALS.exists():  # of another process too
+                        known = json.loads(TRIALS.read_text())
+                    known["trials"][key] = {k: round(v, 4) for k, v in kept.items()}
+                    TRIALS.write_text(json.dumps(known, indent=1) + "\n")
+                    (job.run / f"checkpoint-{key}.pt").unlink(missing_ok=True)
+    print(trials_table(known["trials"]))
+
+
+def trials_table(trials: Mapping[str, dict]) -> str:
+    """Validation accuracy of every trial, a row for each method, the best in bold."""
+    grid = [f"@lr={lr:g}@scale={scale:g}" for lr in RATES for scale in SCALES]
+    body = []
+    for name in dict.fromkeys(key.split("@")[0] for key in trials):
+        scores = [trials.get(name + point, {}).get("accuracy") for point in grid]
+        best = max(score for score in scores if score is not None)
+        cells = ["" if s is None else f"**{s:.3f}**" if s == best else f"{s:.3f}" for s in scores]
+        body.append([name, *cells])
+    head = [f"{lr:g} × {scale:g}" for lr in RATES for scale in SCALES]
+    return markdown(["rate × scale", *head], body)
+
+
+def parts_of(folders: Sequence[str]) -> list[dict]:
+    """The completed results of run folders, or of the --out of several seeds; they differ in seed only."""
+    found = []
+    for folder in map(Path, folders):
+        own = [*folder.glob("results.json")] or sorted(folder.glob("seed*/results.json"))
+        if not own:
+            raise FileNotFoundError(f"no results in {folder}: train.py --out {folder} makes them")
+        found += [path.parent for path in own]
+    check_seeds([open_results(s.run, (), s.identity, False) for s in map(settings_of, found)])
+    return [complete(settings_of(folder)) for folder in found]
+
+
 def report(args) -> None:
     """the tables of run folders again, and accuracy against trained parameters as a figure"""
-    folders = []
-    for folder in map(Path, args.folder):
-        found = [*folder.glob("results.json")] or sorted(folder.glob("seed*/results.json"))
-        if not found:
-            raise FileNotFoundError(f"no results in {folder}: train.py --out {folder} makes them")
-        folders += [path.parent for path in found]
-    check_seeds([open_results(s.run, (), s.identity, False) for s in map(settings_of, folders)])
-    parts = [complete(settings_of(folder)) for folder in folders]
+    parts = parts_of(args.folder)
+    groups, measure = by_method(parts), parts[0]["measure"]
     print(tables(parts))
-    drawn = by_method(parts), parts[0]["measure"]
-    save_figure(Path(args.folder[0]) / "figure.png", (11, 4), draw_results, *drawn)
+    for other in ("t2l-gated", "t2l-varied"):
+        if len(points_of(groups, other, "unseen", measure)) > 3:
+            print("", front_table(groups, other, ["unseen", "ood"]), sep="\n")
+    save_figure(Path(args.folder[0]) / "figure.png", (11, 4), draw_results, groups, measure)
+
+
+def curves(args) -> None:
+    """unseen of run folders called NAME_VALUE: a table and a panel of the figure for each NAME"""
+    found = defaultdict(dict)
+    for folder in args.folder:
+        name, _, value = Path(folder).name.rpartition("_")
+        found[name][value] = by_method(parts_of([folder]))
+    for name, points in found.items():
+        first, *others = points.values()  # what all of its folders have, and a text can serve
+        methods = [m for m in first if first[m][0]["splits"]["unseen"] and all(m in groups for groups in others)]
+        found[name] = {x: {m: groups[m] for m in methods} for x, groups in points.items()}
+        body = [[x] for x in points]
+        for row, groups in zip(body, found[name].values(), strict=True):
+            row += [cell([r["splits"]["unseen"]["accuracy"] for r in rows]) for rows in groups.values()]
+        print(markdown([name, *methods], body), end="\n\n")
+    save_figure(Path(args.to), (11, 3.5), draw_curves, found)
 
 
 def params(args) -> None:
@@ -630,7 +728,9 @@ def figures(args) -> None:
 
 
 def main() -> None:
-    functions = {function.__name__: function for function in (report, params, figures)}
+    functions = {function.__name__: function for function in (report, curves, params, figures)}
+    if sys.argv[1:2] == ["tune"]:
+        return tune(parse(Settings, sys.argv[2:], "evidence.py tune", tune.__doc__))
     if not sys.argv[1:] or sys.argv[1] not in functions:
         about = "Train several seeds with the options of train.py, and compare. "
         about += f"Or: evidence.py {', '.join(functions)}; -h behind one of them lists its options."
@@ -639,6 +739,9 @@ def main() -> None:
     parser = Parser(prog=f"evidence.py {name}", description=function.__doc__)
     if name == "report":
         parser.add_argument("folder", nargs="+", help="a run folder, or the --out of several seeds")
+    if name == "curves":
+        parser.add_argument("folder", nargs="+", help="the --out of several seeds, called NAME_VALUE")
+        parser.add_argument("--to", default="curves.png", help="the file of the figure")
     if name == "params":
         parser.add_argument("--backbone", choices=BACKBONES, default="mistral-7b")
         parser.add_argument("--rank", type=int, default=8)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import evidence
 import pytest
+import rivals
 import torch
 from conftest import TEXTS, build_system, cli, smoke, two_cultures
 from evidence import Settings, bootstrap, by_context, complete, is_majority, retrieval, terms
@@ -134,10 +135,10 @@ def fixed_results(seeds: tuple[int, ...] = (0, 1)) -> list[dict]:
 
 
 FIXED_TABLE = """\
-| method | trainable | encoder | steps | seconds | seen | unseen | (swapped) | margin |
-|---|---|---|---|---|---|---|---|---|
-| lora | 1,234 | 0 | 3 | 2 | 0.625 ±0.177 | 0.625 ±0.177 | 0.625 ±0.177 | 0.000 ±0.000 |
-| onehot | 1,234 | 0 | 3 | 2 | 0.625 ±0.177 | – | – | – |
+| method | trainable | encoder | steps | seconds | seen | unseen | (swapped) | − lora | margin |
+|---|---|---|---|---|---|---|---|---|---|
+| lora | 1,234 | 0 | 3 | 2 | 0.625 ±0.177 | 0.625 ±0.177 | 0.625 ±0.177 | 0.000 ±0.000 | 0.000 ±0.000 |
+| onehot | 1,234 | 0 | 3 | 2 | 0.625 ±0.177 | – | – | – | – |
 
 seeds 0, 1"""
 
@@ -158,7 +159,7 @@ def test_the_table_shows_the_majority_first_and_families_below():
         part["rows"].pop()
         part["rows"][0] |= {"majority": {"seen": 0.25}, "families": {"seen": {"facts": [0.5, 0.125]}}}
     lines = evidence.tables(parts).splitlines()
-    assert lines[2] == "| majority | – | – | – | – | 0.250 ±0.000 | – | – | – |"
+    assert lines[2] == "| majority | – | – | – | – | 0.250 ±0.000 | – | – | – | – |"
     assert lines[5:8] == [
         "| split | family | majority | lora |",
         "|---|---|---|---|",
@@ -270,11 +271,11 @@ def test_a_method_that_knows_names_serves_no_context_that_it_was_not_trained_on(
     assert onehot["trainable"] == diag["trainable"] + 64 * (128 - 64)  # its vectors are twice as wide as c is here
     assert onehot["encoder"] == 2 * 128
     assert oracle["trainable"] == 2 * lora["trainable"] and oracle["encoder"] == 0
-    assert evidence.tables([results]).count("| 1.000 | – | – | – | – | – |") == 2
+    assert evidence.tables([results]).count("| 1.000 | – | – | – | – | – | – |") == 2
 
 
 def test_the_oracle_samples_contexts_that_can_be_evaluated_first(monkeypatch, tmp_path):
-    monkeypatch.setattr(evidence, "ORACLE_CONTEXTS", 1)
+    monkeypatch.setattr(rivals, "ORACLE_CONTEXTS", 1)
     data = seen_cultures()
     data.records[:] = [r for r in data.records if (r.context, r.split) != ("bowers", "seen")]
     settings = smoke(write(data, tmp_path / "two.jsonl"), tmp_path / "run", methods="lora")
@@ -285,7 +286,7 @@ def test_the_oracle_samples_contexts_that_can_be_evaluated_first(monkeypatch, tm
 
 def test_the_oracle_shares_nothing_between_contexts():
     shapes = {"q": (8, 8), "v": (8, 4)}
-    oracle = evidence.LoRAPerContext(HyperConfig(rank=2, modules=("q", "v")), 3, shapes, 5)
+    oracle = rivals.LoRAPerContext(HyperConfig(rank=2, modules=("q", "v")), 3, shapes, 5)
     update = oracle(torch.tensor([1, 3, 3]))[2, "v"]
     assert update.A.shape == (3, 2, 8) and update.B.shape == (3, 4, 2)
     update.delta()[1].sum().backward()
@@ -347,6 +348,49 @@ def test_the_paper_trunk_has_the_parameters_of_the_paper(backbone, modules, rank
     assert code == 0 and json.loads(out) == shared | {"methods": methods}
     code, out, _ = cli(evidence, monkeypatch, capsys, *options)
     assert code == 0 and out.splitlines()[1].split()[:2] == ["t2l", f"{counts[1]:,}"]
+
+
+# ---- sizes and curves
+
+
+def sizes_of(accuracies: dict[str, tuple[int, float]]) -> dict[str, list[dict]]:
+    return {
+        name: [{"method": name, "seed": 0, "trainable": n, "splits": {s: {"accuracy": a} for s in ("unseen", "ood")}}]
+        for name, (n, a) in accuracies.items()
+    }
+
+
+def test_what_a_rival_needs_is_read_off_its_sizes_on_a_log_scale():
+    points = [(100, 0.5, 0), (1_000, 0.4, 0), (10_000, 0.7, 0), (100_000, 0.9, 0)]  # more never counts as worse
+    wanted = {0.4: "at most 100", 0.6: "3,162", 0.7: "10,000", 0.8: "31,623", 0.95: "more than 100,000"}
+    assert {a: evidence.needed(points, a) for a in wanted} == wanted
+
+
+FRONT_TABLE = """\
+| method | trainable | unseen | t2l needs | ratio | ood | t2l needs | ratio |
+|---|---|---|---|---|---|---|---|
+| diag | 10 | 0.500 | at most 100 | ≤ 10.0 | 0.500 | at most 100 | ≤ 10.0 |
+| diag | 20 | 0.700 | 10,000 | 500.0 | 0.700 | 10,000 | 500.0 |
+| diag | 40 | 0.950 | more than 10,000 | > 250.0 | 0.950 | more than 10,000 | > 250.0 |"""
+
+
+def test_the_table_of_the_front_is_fixed():
+    t2l = {"t2l": (100, 0.5), "t2l@rank=1": (1_000, 0.6), "t2l@rank=2": (10_000, 0.7)}
+    diag = {"diag": (10, 0.5), "diag@rank=1": (20, 0.7), "diag@rank=2": (40, 0.95)}
+    groups = sizes_of(t2l | diag | {"lora": (5, 0.1)})
+    assert evidence.front_table(groups, "t2l", ["unseen", "ood"]) == FRONT_TABLE
+
+
+def test_curves_has_a_row_for_each_folder_and_a_panel_for_each_name(monkeypatch, capsys, tmp_path):
+    path, figure = write(two_cultures(), tmp_path / "two.jsonl"), tmp_path / "c.png"
+    for steps in (2, 3):
+        options = words(path, tmp_path / f"steps_{steps}", "--methods lora,steering --seeds 2")
+        cli(evidence, monkeypatch, capsys, *options, "--steps", str(steps))
+    folders = [str(tmp_path / f"steps_{steps}") for steps in (2, 3)]
+    monkeypatch.setattr(train, "fit", None)
+    code, out, _ = cli(evidence, monkeypatch, capsys, "curves", *folders, "--to", str(figure))
+    assert code == 0 and out.startswith("| steps | lora | steering |\n|---|---|---|\n| 2 | 0.")
+    assert out.splitlines()[3].startswith("| 3 | ") and out.count("±") == 4
 
 
 # ---- figures
@@ -449,7 +493,7 @@ def test_the_report_draws_accuracy_against_parameters(monkeypatch):
     parts = fixed_results()
     evidence.draw_results(figure, evidence.by_method(parts), "accuracy")
     (panel,) = figure.axes
-    (lora,) = panel.containers  # a name cannot serve unseen contexts
+    lora, *_ = panel.containers  # a name cannot serve unseen contexts
     assert panel.get_title() == "unseen" and panel.get_xscale() == "log"
     assert lora.lines[0].get_xydata().tolist() == [[1234, 0.625]]
 
@@ -459,6 +503,10 @@ def test_the_report_draws_accuracy_against_parameters(monkeypatch):
 BAD = [
     (["--seeds", "0"], "seeds is 0: it must be at least 1"),
     (["--seeds", "two"], "invalid int value"),
+    (["--bias", "2"], "bias is 2.0: it must be between 0 and 1"),
+    (["--methods", "lora@hats=2"], "cannot change 'hats=2'; write a method@rank=8@lr=1e-3"),
+    (["tune", "--methods", "oneshot"], "unknown method 'oneshot'"),
+    (["curves"], "folder"),
     (["--methods", "frozen,oneshot"], "unknown method 'oneshot'"),
     (["--methods", "oracle", "--modules", "q,x"], "unknown module 'x'"),
     (["--lr", "nan"], "lr is nan"),
@@ -511,9 +559,10 @@ def test_a_method_that_makes_no_adapter_from_a_text_has_no_figure(monkeypatch, c
     assert code == 2 and out == "" and "generates no adapter from a text" in err
 
 
-def test_all_names_every_method_and_both_baselines():
+def test_all_names_every_method_and_every_rival():
     settings = Settings(methods="all")
-    assert settings.named == [*train.METHODS, "onehot", "oracle"]
+    assert settings.named == [*train.METHODS, *rivals.RIVALS]
     assert settings.of_seed(3).methods == ",".join(train.METHODS)
     assert settings.of_seed(3).run == Path("out/cultures-evidence/seed3")
     assert Settings(methods="oracle").of_seed(0).methods == "frozen"  # which trains the backbone
+    assert Settings(methods="front,lora").named == [*rivals.FRONT, "lora"]
