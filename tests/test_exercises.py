@@ -61,7 +61,7 @@ def test_an_exercise_has_its_form(path):
     text, number = path.read_text(), int(path.stem[2:4])
     docstring, kind = ast.get_docstring(ast.parse(text)), KINDS[number - 1]
     task, rest = text.split("\n# ---- checks: do not edit\n")
-    assert 25 <= len(text.splitlines()) <= 45
+    assert 30 <= len(text.splitlines()) <= 40
     assert docstring.lower().startswith(f"{kind} ") and "\n\nRead " in docstring
     assert re.findall(r"^Hint (\d): ", docstring, re.M) == ["1", "2"]
     assert names(path) and "raise NotImplementedError" in task and "\ndef test_" in f"\n{rest}"

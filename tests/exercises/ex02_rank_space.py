@@ -1,6 +1,6 @@
 """Complete the update in rank space: ΔW x without ΔW, every row of the batch with its own z.
 
-Read in hyper.py: the docstring of LowRank, down to its example. Its `__call__` is the answer: look at it afterwards.
+Read in hyper.py: the docstring of LowRank, down to its example. README.md has the equation; the shapes are up to you.
 ΔW = scale · B diag(z) A has d_out · d_in numbers, and each row of a batch may have another one. In rank space a token
 has only r. The first of three steps is there.
 

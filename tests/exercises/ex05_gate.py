@@ -2,8 +2,9 @@
 
 Read in hyper.py: GatedTrunk, and `forward` of PaperTrunk.
 `set_opposite` sets weights of a GatedTrunk with two modules, in place: the feature of the second module is minus that
-of the first, for every text, and not zero. `residual` fits features y (n texts, 2 sites) by a linear function of the
-concatenation [c, site], site one-hot, c (n, d), and returns what is left: ‖y - fit‖ / ‖y‖.
+of the first, in every layer and for every text, and not zero. `residual` fits y (n, 2), one number for each text at
+each of two sites, by a linear function of the concatenation [c, site], c (n, d), site one-hot, as one regression with
+one weight for each number of c. It returns what is left: ‖y - fit‖ / ‖y‖.
 
 Hint 1: a gate has a number for each layer, module and place of u; nothing else in the trunk knows the site.
 Hint 2: 2n rows, one for each text at each site, and d + 2 columns; torch.linalg.lstsq(rows, y).solution.
@@ -24,10 +25,10 @@ def residual(c: torch.Tensor, y: torch.Tensor) -> float:
 
 # ---- checks: do not edit
 def test_a_product_turns_the_sign_of_a_text_at_another_site():
-    trunk = GatedTrunk(HyperConfig(modules=("q", "v"), hidden=4), 1, 3).double()
+    trunk = GatedTrunk(HyperConfig(modules=("q", "v"), hidden=4), 2, 3).double()
     set_opposite(trunk)
-    feature = trunk(torch.randn(20, 3).double())[:, 0]  # (n, 2, f)
-    assert torch.equal(feature[:, 1], -feature[:, 0]) and feature.std(0).min() > 0
+    feature = trunk(torch.randn(20, 3).double())  # (n, 2 layers, 2 modules, f)
+    assert torch.equal(feature[:, :, 1], -feature[:, :, 0]) and feature.std(0).min() > 0
 
 
 def test_a_linear_function_of_the_concatenation_adds_text_and_site_and_explains_no_opposites():

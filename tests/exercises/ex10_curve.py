@@ -1,15 +1,16 @@
 """Make a curve of your own: how does what a text is worth depend on something that you choose?
 
 Read in README.md: "The evidence". In tests/evidence.py and data/cultures.py: the docstrings.
-For example the number of training cultures (--contexts), the strength of the backbone's bias (MAJORITY_SHARE in
-data/cultures.py) or the rank (--rank). Three values or more, three seeds or more, and the control: the same rows with
-swapped descriptions. Train, and let `my_curve` read what the run folders hold. Then say in two sentences what the
-curve shows, and what it would seem to show without the control. The checks look at its form, not at its values.
+For example the number of training cultures (--contexts), the backbone's bias (--bias of tests/evidence.py) or the rank
+(--rank). Three values or more, three seeds or more (nine runs take about 20 minutes on two cores), and the control: the
+same rows with swapped descriptions, which `evidence.py curves` does not print. Let `my_curve` read what the run folders
+hold. Say in two sentences what the curve shows, and would seem to show without the control. Only form is checked.
 
     {"name": what varies, "command": what was run, "values": [...], "seeds": [...], both ascending,
      "unseen": accuracies, one list for each value with a number for each seed, "swapped": the same for the control}
 
-Hint 1: results.json, row of a method: row["splits"]["unseen"]["accuracy"], row["controls"]["swapped"]["accuracy"].
+Hint 1: OUT/seedN/results.json, in ["rows"] the one whose row["method"] is yours: row["splits"]["unseen"]["accuracy"],
+    row["controls"]["swapped"]["accuracy"].
 Hint 2: first one value and one seed with --preset smoke, to the end; then all, each with its own --out.
 """
 

@@ -13,7 +13,7 @@ from data._controls import other_descriptions
 from hyper import HyperConfig, ZhyperDiag, lora_A
 from train import score_rows
 
-# ---- 1: 13 has rank 8 on both sides; 26 sets T2L at rank 16 against Zhyper at rank 8
+# ---- 1: 13 has rank 8 on both sides, like with like; 26 sets T2L at rank 16 against Zhyper at rank 8
 
 
 def trained(kind, rank, trunk, feature, layers, shapes):
@@ -104,8 +104,8 @@ def scale_outputs(backbone, s):
 # ---- 8
 
 
-def times_each_z(a, z):
-    return a * z[:, None] if z.dim() == 2 else a @ z.mT
+def serves(texts, questions):
+    return torch.arange(texts).repeat_interleave(questions)
 
 
 def shows_from(right, wrong, ids, tolerance):
@@ -114,7 +114,7 @@ def shows_from(right, wrong, ids, tolerance):
     return over[0].item() + 1 if len(over) else None
 
 
-# ---- 9: the margin is what the text adds to the prompt; here the prompt has all of it already
+# ---- 9: the margin is what the text adds to the prompt; here the prompt has all of it already, so no loss is left
 
 
 def accuracies(system, records):
