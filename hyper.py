@@ -78,7 +78,7 @@ class LowRank:
         return self.scale * self.times_z(x @ self.A.mT) @ self.B.mT  # scale · ((x Aᵀ) ⊙ z) Bᵀ
 
     def times_z(self, a: Tensor) -> Tensor:
-        """Z a, in rank space: (b, t, r) -> (b, t, r)."""
+        """Z times every row of a, in rank space: (b, t, r) -> (b, t, r)."""
         if self.z is None:
             return a
         if self.z.dim() == 2:  # a diagonal

@@ -4,8 +4,8 @@
     ids -> Encoder(ids, mask) -> c                one embedding for a whole description
 
 The decoder has the block of Llama and Mistral, the encoder that of BERT. So either may be small and
-trained from nothing, or have the weights of a real model (`from_pretrained`): `source` is where
-these can be read again, None once they are changed; `tokenizer` is what came with them, or None.
+trained from nothing, or have the weights of a real model (`from_pretrained`). Then `tokenizer` is
+that model's own, and `source` its folder or name, as long as the weights stay as they are; or None.
 
 This file knows nothing of LoRA but this: a linear layer may be given an *update*, a function of its
 input whose result is added to its output. Updates travel as an argument, {(layer, module): update};
@@ -254,10 +254,10 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A sentence encoder: BERT, and the mean over tokens. (`position` holds a real one's type 0.)
+    """BERT, and the mean over tokens. (A real one's vector of token type 0 is added to `position`.)
 
     Its LayerNorms, on the embeddings and behind each block, are what lets it learn quickly from
-    nothing: without them the embeddings of different texts hardly differ at first.
+    nothing. Embeddings of different texts differ little at first, without them hardly at all.
     """
 
     source = tokenizer = None  # see the top of this file

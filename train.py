@@ -200,14 +200,14 @@ def optimise(name, network, groups, stream, loss_of, steps, seconds, settings) -
     for _ in range(step):  # what it read before it was stopped
         next(stream)
     model = DistributedDataParallel(network, broadcast_buffers=False) if WORLD_SIZE > 1 else network
-    bf16 = torch.autocast(parameters[0].device.type, torch.bfloat16, settings.dtype == "bf16")
+    cast = torch.autocast(parameters[0].device.type, torch.bfloat16, settings.dtype == "bf16")
     with tqdm(desc=name, total=total, initial=step, disable=RANK > 0) as bar:
         while step < steps:
             start, share = time.perf_counter(), learning_rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
             batch = next(stream)  # 1. read
-            with bf16:
+            with cast:
                 loss = loss_of(model, batch)  # 2. forward
             loss.backward()  # 3. backward
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -263,7 +263,7 @@ def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) 
     steps, lr = settings.steps or preset.steps, settings.lr or preset.lr or method.lr
 
     def loss_of(model: nn.Module, rows: list[Record]) -> Tensor:
-        loss, tokens, _ = model(*columns(rows[RANK::WORLD_SIZE]))
+        loss, tokens, _ = model(*columns(rows[RANK::WORLD_SIZE]))  # Zhyper.score
         total = tokens.detach().sum()
         if WORLD_SIZE > 1:
             distributed.all_reduce(total)
@@ -313,17 +313,17 @@ def evaluate(system: Zhyper, records: Sequence[Record], descriptions=None) -> di
 
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
     """`splits`, `controls` and `margin`, right minus swapped, of a row of results.json."""
-    found, control = evaluated_splits(data, settings.validate)
+    names, controlled = evaluated_splits(data, settings.validate)
     splits, limit = {}, PRESETS[settings.preset].evaluate
-    for split in found:
+    for split in names:
         rows = data.split(split)
         rows = random.Random(settings.seed).sample(rows, len(rows))
         splits[split] = evaluate(system, rows[:limit])
-        if split == control:  # drawn for all rows: a sample may have one context only
+        if split == controlled:  # drawn for all rows: a sample may have one context only
             others = other_descriptions(rows, settings.seed)
             controls = {k: evaluate(system, rows[:limit], v[:limit]) for k, v in others.items()}
     measure, sign = ("nll", -1) if data.free_text else ("accuracy", 1)
-    margin = sign * (splits[control][measure] - controls["swapped"][measure])
+    margin = sign * (splits[controlled][measure] - controls["swapped"][measure])
     return {"splits": splits, "controls": controls, "margin": margin}
 
 
@@ -352,7 +352,7 @@ def read_data(settings: Settings) -> tuple[Data, Zhyper]:
         tokenizer = train_tokenizer([*data.documents, *descriptions], given.vocab_size)
         torch.manual_seed(settings.seed)
         base = Zhyper(tokenizer, GPT(replace(given, vocab_size=tokenizer.get_vocab_size())))
-    base.template, base.encoder = data.template, build_encoder(base, settings)  # to measure texts
+    base.template, base.encoder = data.template, build_encoder(base, settings)  # only for `fitting`
     in_prompt = any(METHODS[name].in_prompt for name in settings.chosen)
     return fitting(data, settings, base, in_prompt), base.to(settings.device)
 

@@ -38,7 +38,7 @@ class Zhyper(nn.Module):
 
     `hypernetwork` is one of hyper.HYPERNETWORKS, with the `encoder` that it reads through; without
     one the model stays frozen. `template`, as "Q: {}", makes a prompt of a bare question, and
-    `prompting`, a format of data/_prompting.py, what the backbone reads of description and prompt.
+    `prompting` what the backbone reads: BARE the prompt alone, others in data/_prompting.py both.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Zhyper(nn.Module):
         self.hypernetwork: nn.Module | None = hypernetwork
         self.prompting, self.template = prompting, template
         self.in_prompt = "{description}" in prompting
-        self.embeddings, self.states = {}, {}  # {text: c}, {row: states}: kept where none changes
+        self.embeddings, self.states = {}, {}  # {text: c}, {row: states}: caches of frozen parts
 
     @classmethod
     def from_pretrained(cls, name: str) -> "Zhyper":
@@ -132,7 +132,7 @@ class Zhyper(nn.Module):
 
     @torch.no_grad()
     def states_below(self, first: int, rows: Sequence[Row], ids, position, mask) -> Tensor:
-        """The states (b, t, d) below the lowest adapted layer: training changes none, so kept."""
+        """The states (b, t, d) below the lowest adapted layer: nothing changes them, so kept."""
         keys = [str(row) for row in rows]
         if len(self.states) > 4096:  # a bound for the memory
             self.states.clear()
@@ -146,16 +146,16 @@ class Zhyper(nn.Module):
         return nn.utils.rnn.pad_sequence([self.states[key] for key in keys], batch_first=True)
 
     def score(self, prompts: Sequence[str], answers: Sequence, descriptions: Descriptions):
-        """How well each answer fits: its loss summed over tokens (nats), its tokens, if exact.
+        """Of each answer: its summed loss (nats), its number of tokens, if it is exact; (n,) each.
 
         `answers` has one for each prompt, or a list of several, whose results follow each other.
-        EOS is the last token of each. Exact is what greedy generation would write, and stop: one
-        pass tells, because generation would read the same tokens.
+        EOS is the last token of each. Exact: every token is the likeliest one. So greedy decoding
+        would write just this answer and stop, but one pass shows it.
         """
         asked, eos = self.prompt_ids(prompts, descriptions), self.backbone.config.eos
         answers = answer_lists(answers, self.prompting, descriptions)
-        ids = iter(self.ids([*chain(*answers)], "answer"))
-        rows = [(p, [next(ids) for _ in a]) for p, a in zip(asked, answers, strict=True)]
+        told = iter(self.ids([*chain(*answers)], "answer"))
+        rows = [(p, [next(told) for _ in a]) for p, a in zip(asked, answers, strict=True)]
         most, adapter = max(map(len, answers)), self.adapt(descriptions)
         first = min((layer for layer, _ in adapter), default=0)
 
@@ -168,13 +168,13 @@ class Zhyper(nn.Module):
             below = (first, part, ids, position, mask)
             x = self.states_below(*below) if first else self.backbone.embed_tokens(ids)
             x = self.backbone.through(x, updates, position, mask, layers=slice(first, None))
-            row, at, answer, target = targets.unbind(1)  # (n,) each, n tokens to predict: see pack
+            row, at, number, target = targets.unbind(1)  # (n,) each, of the row's answer 1, 2, ...
             logits = self.backbone.logits(self.backbone.norm(x[row, at])).float()
             loss = F.cross_entropy(logits, target, reduction="none")
             wrong = (logits.argmax(-1) != target).to(loss.dtype)
             found = torch.stack([loss, torch.ones_like(loss), wrong], dim=1)  # (n, 3)
             sums = found.new_zeros(len(some) * most, 3)
-            return sums.index_add(0, row * most + answer - 1, found).unflatten(0, (-1, most))
+            return sums.index_add(0, row * most + number - 1, found).unflatten(0, (-1, most))
 
         sums = by_length([*map(length, rows)], 64, score_some).flatten(0, 1)  # (b · most, 3)
         loss, tokens, wrong = sums[sums[:, 1] > 0].unbind(1)  # no tokens: a row of fewer answers

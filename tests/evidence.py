@@ -313,7 +313,7 @@ def main_table(groups: Mapping[str, list[dict]], measure: str) -> str:
     control = "unseen" if "unseen" in names else names[0]
     static = {row["seed"]: row["splits"][control][measure] for row in groups.get("lora", ())}
     majority = [cell([row["majority"].get(name) for row in first]) for name in names]
-    if measure == "accuracy" and set(majority) != {"–"}:
+    if measure == "accuracy" and set(majority) != {"–"} and "@" not in "".join(groups):
         body.append(["majority", *["–"] * len(whole), *majority, *["–"] * (2 if static else 1)])
     for method, rows in groups.items():
         cells = [cell([row[name] for row in rows], 0) for name in whole]
@@ -405,7 +405,7 @@ def draw_results(figure, groups: Mapping[str, list[dict]], measure: str) -> None
                 panel.axhline(points[0][1], linestyle=":", **style)
         panel.set(title=split, xscale="log", xlabel="trained parameters (encoder apart)")
     panels[0].set_ylabel("accuracy" if measure == "accuracy" else "loss per token (nats)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
 
 
 def points_of(groups: Mapping[str, list[dict]], method: str, split: str, measure: str) -> list[tuple]:
@@ -461,7 +461,7 @@ def draw_curves(figure, curves: Mapping[str, Mapping[str, dict]]) -> None:
             panel.errorbar([*points], *zip(*found, strict=True), fmt="o-", **style)
         panel.set(title=name, xlabel=name, ylim=(0, 1))
     panels[0].set_ylabel("accuracy on unseen")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
 
 
 def terms(update: LowRank) -> Tensor:
@@ -670,7 +670,7 @@ def report(args) -> None:
     for other in ("t2l-gated", "t2l-varied"):
         if len(points_of(groups, other, "unseen", measure)) > 3:
             print("", front_table(groups, other, ["unseen", "ood"]), sep="\n")
-    save_figure(Path(args.folder[0]) / "figure.png", (11, 4), draw_results, groups, measure)
+    save_figure(Path(args.folder[0]) / "figure.png", (12, 4.5), draw_results, groups, measure)
 
 
 def curves(args) -> None:

@@ -246,6 +246,7 @@ MAIN = ["frozen", "lora", "lora-prompt", "t2l-gated", "t2l-varied", "zhyper-diag
 FRONT = [f"t2l-gated@rank={r}@hidden={h}" for r, h in ((4, 224), (4, 112), (2, 112), (1, 112), (1, 28))]
 FRONT += [f"zhyper-diag@rank={r}@hidden={h}" for r, h in ((64, 448), (16, 224), (12, 96), (4, 28))]
 FRONT += [f"zhyper-square@rank={r}@hidden={h}" for r, h in ((16, 224), (8, 112), (4, 112))]
+FRONT += [f"singular-ab@rank=8@hidden={h}" for h in (224, 112)] + ["rescaling@hidden=96"]
 
 
 def rival(name: str) -> Rival:
