@@ -28,6 +28,11 @@ TRIALS = Path(__file__).parent / "trials.json"
 # ---- rivals that read a text
 
 
+def zero(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        nn.init.zeros_(parameter)
+
+
 class VariedT2L(TextToLoRA):
     """Text-to-LoRA with Zhyper's start: A differs between texts as much as diag(z) A does; B is 0."""
 
@@ -59,8 +64,7 @@ class SingularAB(ZhyperSquare):
 
     def __init__(self, config: HyperConfig, layers: int, shapes, d_text: int):
         super().__init__(config, layers, shapes, d_text)
-        for head in self.heads.values():
-            nn.init.zeros_(head.weight)  # A and B are not zero, so Z is at the start
+        self.heads.apply(zero)  # A and B are not zero, so Z is at the start
 
     def take(self, backbone) -> None:
         for m in self.config.modules:
@@ -101,18 +105,16 @@ class Rescaling(nn.Module):
         super().__init__()
         self.config, self.trunk = config, TRUNKS[config.trunk](config, layers, d_text)
         self.heads = nn.ModuleDict({m: nn.Linear(self.trunk.width, shapes[m][1]) for m in config.modules})
-        for parameter in self.heads.parameters():
-            nn.init.zeros_(parameter)
+        self.heads.apply(zero)
 
     def take(self, backbone) -> None:
         self.W = lambda *site: backbone.linear(*site).weight
 
     def forward(self, c: Tensor) -> dict:
-        features, first, found = self.trunk(c), self.config.first, {}
-        for i, m in enumerate(self.config.modules):
-            for l, B in enumerate(self.heads[m](features[:, :, i]).unbind(1), start=first):
-                found[l, m] = self.update(B[:, None], self.W(l, m), self.config.scale)
-        return found
+        features, first = self.trunk(c).unbind(2), self.config.first  # of each module, (b, l, f)
+        B = {m: self.heads[m](x).unbind(1) for m, x in zip(self.config.modules, features, strict=True)}
+        made = {(first + l, m): b[:, None] for m in B for l, b in enumerate(B[m])}  # (b, 1, d_out)
+        return {site: self.update(b, self.W(*site), self.config.scale) for site, b in made.items()}
 
 
 class Steering(Rescaling):

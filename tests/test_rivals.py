@@ -1,7 +1,9 @@
 """Every rival is what it says: its start, what stays frozen, how many weights it trains."""
 
+import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import evidence
 import pytest
@@ -50,6 +52,15 @@ def test_step_0_is_the_frozen_model_bit_for_bit_and_every_trained_part_then_move
     assert all(torch.equal(after[n], p) for n, p in frozen.items())
     still = [n for n, p in before.items() if torch.equal(after[n], p)]
     assert not [n for n in still if n.startswith("hypernetwork") and "standardise" not in n]
+
+
+def test_a_rival_is_a_class_of_fifteen_lines_at_most():
+    source = Path(rivals.__file__).read_text()
+    own = {made.network or made.system for made in RIVALS.values()} - {Zhyper}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name in {kind.__name__ for kind in own}:
+            lines = [line for line in source.splitlines()[node.lineno - 1 : node.end_lineno] if line]
+            assert len(lines) <= 15, node.name
 
 
 TRUNK = 32 * 64 + 64 + 2 * 64 + 64 * WIDTH + WIDTH + LAYERS * 4 * WIDTH  # Linear, LayerNorm, Linear, gate
