@@ -5,11 +5,17 @@ import doctest
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
+
+import train
+import zhyper
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,13 +49,45 @@ def test_the_main_job_and_explain_run_as_written_in_under_a_minute(tmp_path):
     main = run(QUICK_START[0].rpartition("&& ")[2] + " --preset smoke", tmp_path)
     assert main.returncode == 0, main.stderr
     printed = [line.split("|")[1] for line in main.stdout.splitlines() if line.startswith("|")]
-    shown = README[README.index("## What you should see") :]
+    shown = README[README.index("| accuracy |") :]
     assert [line.split("|")[1] for line in re.findall(r"^\|.*\|$", shown, re.M)][: len(printed)] == printed
     assert int(re.search(r"(\d+) seconds", main.stdout)[1]) < 60
     explained = run(block("python zhyper.py explain"), tmp_path)
     assert explained.returncode == 0, explained.stderr
     stages = [line[:9].strip() for line in block("tokens ").splitlines()]
     assert [line[:9].strip() for line in explained.stdout.splitlines()][:5] == stages[:5]
+
+
+def test_the_pasted_explanation_is_what_the_default_system_prints(capsys):
+    command = shlex.split(block("python zhyper.py explain").replace("\\\n", ""))
+    given = dict(zip(command[3::2], command[4::2], strict=True))
+    settings = train.Settings(device="cpu")
+    data, base = train.read_data(settings)
+    system = train.build_system("zhyper-diag", base, settings)  # untrained: all but the values is as after training
+    zhyper.explain(system.eval(), SimpleNamespace(prompt=given["--prompt"], description=given["--description"]))
+
+    def without_values(text: str) -> list[str]:
+        rows = re.sub(r"'[^']*' 0\.\d{3}", "TOKEN", re.sub(r"-?\d\.\d{2}\b", "z", text))
+        return [" ".join(line.split()) for line in re.sub(r"(?<=[qkvo] )\d\.\d{3}", "norm", rows).splitlines()]
+
+    assert without_values(capsys.readouterr().out) == without_values(block("tokens "))
+
+
+def test_the_picture_is_well_formed_and_described_and_in_both_themes():
+    picture = (ROOT / "assets/method.svg").read_text()
+    tags = [element.tag.split("}")[1] for element in ElementTree.fromstring(picture)]
+    assert {"title", "desc", "style"} <= {*tags} and "prefers-color-scheme: dark" in picture
+    assert len(picture) < 8192 and 'src="assets/method.svg"' in README and 'alt="' in README
+
+
+def test_what_the_readme_quotes_is_in_the_code_and_the_sitting_takes_what_it_says():
+    quoted = block("self.scale").strip()
+    assert quoted in (ROOT / "hyper.py").read_text()
+    minutes = [int(row) for row in re.findall(r"^\| `\w+\.py` \| \d+ \| (\d+) \|", README, re.M)]
+    assert len(minutes) == len(FILES) and sum(minutes) <= 150
+    lines = [len((ROOT / name).read_text().splitlines()) for name in FILES]
+    paces = [n / m for n, m in zip(lines, minutes, strict=True)]
+    assert min(paces) >= 7 and max(paces) <= 14  # lines a minute: what a reader who follows can do
 
 
 def test_the_lines_of_python_run_as_written(trained, monkeypatch, capsys, tmp_path):
@@ -83,7 +121,7 @@ def test_files_links_and_options_that_the_readme_names_exist():
     helps += [run(f"python zhyper.py {name} -h", ROOT).stdout for name in ("chat", "explain", "export")]
     for option in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - {"--nproc-per-node"}:
         assert any(option in text for text in helps), option
-    for path in re.findall(r"`((?:data|tests)/[\w./]*|[a-z]+\.py)`|\]\(([\w./]+)\)", README):
+    for path in re.findall(r"`((?:data|tests)/[\w./]*|[a-z]+\.py)`|\]\(([\w./]+)\)|src=\"([\w./]+)\"", README):
         assert (ROOT / next(filter(None, path))).exists(), path
 
 

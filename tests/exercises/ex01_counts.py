@@ -4,8 +4,8 @@ Read in hyper.py: the equations at the top, and `__init__` of StaticLoRA, Zhyper
 In 32 layers q, 4096 → 4096, and v, 4096 → 1024, are adapted. The paper's trunk has 791,552 parameters and gives every
 site a feature of 512 numbers. Each module has one head, a linear layer with bias, for all layers. `trained` is a
 formula for all that is trained. `ranks` says where the ratios 13 and 26, rounded down, come from: T2L at which rank
-over Zhyper-diag at which, 8 or 16? (Neither is the ratio of the README's table, which compares two trunks.) Think about
-which of the two compares like with like.
+over Zhyper-diag at which, 8 or 16? (In the README's table it is 10, at sizes of its own.) Think about which of the two
+compares like with like.
 
 Hint 1: a head turns f numbers into n, so it has n · (f + 1) parameters. What is n for each method?
 Hint 2: for Zhyper, A and B are parameters, in every layer; for T2L they are what a head gives.

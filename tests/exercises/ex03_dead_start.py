@@ -1,6 +1,6 @@
 """Debug a dead start: step 0 is the frozen model, but the loss never falls, at any learning rate.
 
-Read in hyper.py: `__init__` of StaticLoRA and of ZhyperDiag. README.md: the end of "One text, tensor by tensor".
+Read in hyper.py: `__init__` of StaticLoRA and of ZhyperDiag. README.md: the end of "The idea".
 `dead_start` means well: ΔW = scale · B diag(z) A should be zero at the start. `alive_start` gets the network after it
 and sets weights anew, in place: ΔW is still zero, exactly, but after one step it differs between texts, at every site.
 
