@@ -29,7 +29,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rivals import FRONT, MAIN, RIVALS, TRIALS, TUNED, ByName, rival, train_rival, use_trials  # noqa: E402
+from rivals import FRONT, RIVALS, TRIALS, TUNED, ByName, rival, train_rival, use_trials  # noqa: E402
 
 import train  # noqa: E402
 from data import Data, Record, cultures  # noqa: E402
@@ -41,7 +41,7 @@ from hyper import HYPERNETWORKS, HyperConfig, LowRank, check_choice  # noqa: E40
 from train import METHODS, PRESETS, option  # noqa: E402
 from zhyper import Zhyper  # noqa: E402
 
-GROUPS = {"all": [*METHODS, *RIVALS], "main": MAIN, "front": FRONT}
+GROUPS = {"all": [*METHODS, *RIVALS], "front": FRONT}
 RATES, SCALES = (5e-4, 1e-3, 2e-3), (1.0, 4.0, 16.0)  # the trials of every method
 
 
@@ -218,11 +218,11 @@ def measured(name: str, row: dict, system: Zhyper, data: Data, settings: train.S
     if isinstance(system, ByName):
         found = {split: system.by_name(rows) for split, rows in found.items()}
         splits = {k: train.evaluate(system, rows) if rows else None for k, rows in found.items()}
-        row |= {"splits": splits, "margin": None}
-        row |= {"controls": dict.fromkeys(("swapped", "random", "none"))}
+        controls = dict.fromkeys(("swapped", "random", "none"))
+        row = row | {"splits": splits, "controls": controls, "margin": None}
     elif name not in METHODS:
-        row |= train.evaluate_all(system, data, settings)
-    row |= by_context(system, found, data)
+        row = row | train.evaluate_all(system, data, settings)
+    row = row | by_context(system, found, data)
     if data.free_text and not isinstance(system, ByName):
         row |= gaps(system, found[evaluated_splits(data, settings.validate)[1]], settings.seed)
     return row
@@ -257,7 +257,7 @@ def complete(settings: train.Settings, more: Sequence[str] = ()) -> dict:
                 base = Zhyper.load_backbone(folder).to(settings.device)
                 base.template = data.template
                 row, system = train_rival(name, base, data, settings)
-            rows[name] = measured(name, row | {}, system, data, settings)
+            rows[name] = measured(name, row, system, data, settings)
             write_file(path, evidence)
             (folder / f"checkpoint-{name}.pt").unlink(missing_ok=True)
     return results | {"rows": [rows[name] for name in names]}
@@ -313,7 +313,7 @@ def main_table(groups: Mapping[str, list[dict]], measure: str) -> str:
     control = "unseen" if "unseen" in names else names[0]
     static = {row["seed"]: row["splits"][control][measure] for row in groups.get("lora", ())}
     majority = [cell([row["majority"].get(name) for row in first]) for name in names]
-    if measure == "accuracy" and set(majority) != {"–"} and "@" not in "".join(groups):
+    if measure == "accuracy" and set(majority) != {"–"}:
         body.append(["majority", *["–"] * len(whole), *majority, *["–"] * (2 if static else 1)])
     for method, rows in groups.items():
         cells = [cell([row[name] for row in rows], 0) for name in whole]
@@ -322,8 +322,8 @@ def main_table(groups: Mapping[str, list[dict]], measure: str) -> str:
             cells.append(cell([score and score[measure] for score in found]))
         if static:
             pairs = [(row["splits"][control], static.get(row["seed"])) for row in rows]
-            ahead = [a and b is not None and sign * (a[measure] - b) for a, b in pairs]
-            cells.append(cell([x if isinstance(x, float) else None for x in ahead]))
+            ahead = [None if None in pair else sign * (pair[0][measure] - pair[1]) for pair in pairs]
+            cells.append(cell(ahead))
         body.append([method, *cells, cell([row["margin"] for row in rows])])
     head = ["method", *whole, *names, *(["− lora"] if static else []), "margin"]
     return markdown(head, body)

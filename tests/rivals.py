@@ -244,7 +244,6 @@ RIVALS = {
 AS = {"reads-input": "zhyper-diag", "nearest": "zhyper-diag", "onehot": "zhyper-diag", "oracle": "lora"}  # not tried
 RIVALS = {name: replace(own, method=tuned(AS.get(name, name), own.method)) for name, own in RIVALS.items()}
 TUNED = [name for name in [*METHODS, *RIVALS] if name not in ("frozen", "prompt", *AS)]
-MAIN = ["frozen", "lora", "lora-prompt", "t2l-gated", "t2l-varied", "zhyper-diag", "zhyper-square"]
 FRONT = [f"t2l-gated@rank={r}@hidden={h}" for r, h in ((4, 224), (4, 112), (2, 112), (1, 112), (1, 28))]
 FRONT += [f"zhyper-diag@rank={r}@hidden={h}" for r, h in ((64, 448), (16, 224), (12, 96), (4, 28))]
 FRONT += [f"zhyper-square@rank={r}@hidden={h}" for r, h in ((16, 224), (8, 112), (4, 112))]

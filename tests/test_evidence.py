@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from conftest import TEXTS, build_system, cli, smoke, two_cultures
 from evidence import Settings, bootstrap, by_context, complete, is_majority, retrieval, terms
 
 import train
-from data import Data, Record
+from data import Data, Record, cultures
+from data.cultures import ANSWERS, NAMES, ask
 from hyper import HyperConfig, LowRank
 from train import PRESETS, score_rows
 from zhyper import Zhyper
@@ -351,6 +353,27 @@ def test_the_paper_trunk_has_the_parameters_of_the_paper(backbone, modules, rank
 
 
 # ---- sizes and curves
+
+
+def test_the_bias_is_how_often_the_backbone_reads_the_majoritys_answer(monkeypatch):
+    shares, load = [], train.load
+
+    def stop(job: train.Settings):
+        data = load(job.data, None, 0)
+        told = {prompt + f" {ANSWERS[facet][0]}" for facet in NAMES for prompt in asked(facet)}
+        answered = [text for text in data.documents if text.startswith("Q: ")]
+        shares.append(sum(text in told for text in answered) / len(answered))
+        raise KeyboardInterrupt
+
+    def asked(facet: str) -> set[str]:
+        return {ask(random.Random(i), facet, 0)[0] for i in range(200)}
+
+    monkeypatch.setattr(cultures, "MAJORITY_SHARE", 0.7)  # and back
+    monkeypatch.setattr(train, "run", stop)
+    for bias in (0.5, 0.99):
+        with pytest.raises(KeyboardInterrupt):
+            evidence.run(Settings(data="hard_cultures", bias=bias, out="nowhere"))
+    assert shares == pytest.approx([0.5, 0.99], abs=0.02)
 
 
 def sizes_of(accuracies: dict[str, tuple[int, float]]) -> dict[str, list[dict]]:
