@@ -2,7 +2,7 @@
 
 python tests/evidence.py --data hard_cultures --methods all --seeds 3 --seconds 60
 python tests/evidence.py report FOLDER ...           # the same tables and a figure; trains nothing
-python tests/evidence.py curves FOLDER ...           # several of them as points of one curve
+python tests/evidence.py curves FOLDER ...           # several of them, or sizes in one, as curves
 python tests/evidence.py tune --data hard_cultures --seed 100 --steps 200     # what rivals.py reads
 python tests/evidence.py params --backbone mistral-7b --rank 8 --modules q,v    # at a real size
 python tests/evidence.py figures --run out/cultures  # z of several texts, and how they differ
@@ -674,20 +674,34 @@ def report(args) -> None:
 
 
 def curves(args) -> None:
-    """unseen of run folders called NAME_VALUE: a table and a panel of the figure for each NAME"""
-    found = defaultdict(dict)
+    """unseen against what changes: in run folders called NAME_VALUE, or in the rows METHOD@NAME=VALUE of others"""
+
+    def size(value: str) -> float:
+        digits = value.partition("@")[0]
+        return float(digits) if digits.replace(".", "").isdigit() else math.inf
+
+    found = defaultdict(lambda: defaultdict(dict))  # {NAME: {VALUE: {method: its rows}}}
     for folder in args.folder:
-        name, _, value = Path(folder).name.rpartition("_")
-        found[name][value] = by_method(parts_of([folder]))
+        groups, (name, _, value) = by_method(parts_of([folder])), Path(folder).name.rpartition("_")
+        for method, rows in groups.items():
+            base, _, change = method.partition("@")
+            field, _, changed = change.partition("=")
+            if name:
+                found[name][value][method] = rows
+            elif field and base in groups:
+                own = str(getattr(rival(base).method, field, "all"))
+                found[field][own][base], found[field][changed][base] = groups[base], rows
     for name, points in found.items():
-        first, *others = points.values()  # what all of its folders have, and a text can serve
-        methods = [m for m in first if first[m][0]["splits"]["unseen"] and all(m in groups for groups in others)]
-        found[name] = {x: {m: groups[m] for m in methods} for x, groups in points.items()}
-        body = [[x] for x in points]
-        for row, groups in zip(body, found[name].values(), strict=True):
-            row += [cell([r["splits"]["unseen"]["accuracy"] for r in rows]) for rows in groups.values()]
+        points = {value: points[value] for value in sorted(points, key=size)}
+        counts = Counter(m for groups in points.values() for m in groups if groups[m][0]["splits"]["unseen"])
+        methods = [m for m in counts if counts[m] > 1]  # the others have one point, or serve no text
+        found[name] = {x: {m: groups[m] for m in methods if m in groups} for x, groups in points.items()}
+        body = []
+        for x, groups in found[name].items():
+            scores = [[row["splits"]["unseen"]["accuracy"] for row in groups.get(m, [])] for m in methods]
+            body.append([x, *(cell(each) if each else "–" for each in scores)])
         print(markdown([name, *methods], body), end="\n\n")
-    save_figure(Path(args.to), (11, 3.5), draw_curves, found)
+    save_figure(Path(args.to), (3.5 * len(found) + 2, 3.5), draw_curves, found)
 
 
 def params(args) -> None:
@@ -740,7 +754,7 @@ def main() -> None:
     if name == "report":
         parser.add_argument("folder", nargs="+", help="a run folder, or the --out of several seeds")
     if name == "curves":
-        parser.add_argument("folder", nargs="+", help="the --out of several seeds, called NAME_VALUE")
+        parser.add_argument("folder", nargs="+", help="the --out of several seeds, best called NAME_VALUE")
         parser.add_argument("--to", default="curves.png", help="the file of the figure")
     if name == "params":
         parser.add_argument("--backbone", choices=BACKBONES, default="mistral-7b")

@@ -1,4 +1,6 @@
-"""One solution for each exercise; an instructor deletes this file to hand the rest out.
+"""One solution for each exercise, and what to ask for where an answer is in words (3, 9, 10).
+
+An instructor deletes this file to hand the rest out.
 
 SOLUTIONS=1 python -m pytest tests/exercises/ex03_dead_start.py    # runs the checks on these
 """
@@ -36,6 +38,9 @@ def in_rank_space(x, A, B, z, scale):
 
 
 # ---- 3: B contains the zero; z must differ between texts, or one adapter for all is learned first
+# For the board: y = s ((x Aᵀ) ⊙ z) Bᵀ, and G is the gradient of the loss at y, a row for each of x. Then
+#   at B: s Gᵀ ((x Aᵀ) ⊙ z)    at z: s (G B) ⊙ (x Aᵀ), summed over rows    at A: s ((G B) ⊙ z)ᵀ x
+# With B = 0 only B has one, and the next step moves all three; with z = 0 too all are zero, for ever.
 
 
 def alive_start(network):
@@ -115,6 +120,8 @@ def shows_from(right, wrong, ids, tolerance):
 
 
 # ---- 9: the margin is what the text adds to the prompt; here the prompt has all of it already, so no loss is left
+# that only the text could lower. Accuracy alone shows that the task is done, not what it was read from: a full answer
+# names the two readings (from the description, from the prompt) and that only a swapped description parts them.
 
 
 def accuracies(system, records):
@@ -127,6 +134,8 @@ def stated(records):
 
 
 # ---- 10: a toy in place of an hour's training; contexts are points, updates what a teacher gives
+# Ask of a curve: what else changed with the value (the time, the rows a context has)? Is a difference larger than the
+# spread over seeds? Does the control fall where unseen rises, so that it is reading, or do both move with the backbone?
 
 
 def my_curve():
