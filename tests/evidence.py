@@ -453,15 +453,18 @@ def front_table(groups: Mapping[str, list[dict]], other: str, splits: Sequence[s
 
 def draw_curves(figure, curves: Mapping[str, Mapping[str, dict]]) -> None:
     """A panel for each curve: accuracy on unseen against what changes, a line for each method."""
-    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    panels, lines = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0], {}
     for (name, points), panel in zip(curves.items(), panels, strict=True):
-        for number, method in enumerate(next(iter(points.values()))):
-            found = [points_of(groups, method, "unseen", "accuracy")[0][1:] for groups in points.values()]
-            style = {"color": f"C{number}", "label": method, "capsize": 3}
-            panel.errorbar([*points], *zip(*found, strict=True), fmt="o-", **style)
-        panel.set(title=name, xlabel=name, ylim=(0, 1))
+        for method in dict.fromkeys(method for groups in points.values() for method in groups):
+            at = [i for i, groups in enumerate(points.values()) if method in groups]
+            there = [{method: groups[method]} for groups in points.values() if method in groups]
+            found = [points_of(group, method, "unseen", "accuracy")[0][1:] for group in there]
+            colour = lines[method].lines[0].get_color() if method in lines else f"C{len(lines)}"
+            lines[method] = panel.errorbar(at, *zip(*found, strict=True), fmt="o-", color=colour, capsize=3)
+        panel.set(title=name, ylim=(0, 1))
+        panel.set_xticks(range(len(points)), [*points])
     panels[0].set_ylabel("accuracy on unseen")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.legend([*lines.values()], [*lines], loc="outside right center", fontsize=8)
 
 
 def terms(update: LowRank) -> Tensor:

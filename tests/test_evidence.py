@@ -421,20 +421,15 @@ def test_curves_takes_its_points_from_the_rows_of_sizes_too(monkeypatch, capsys,
     def rows(name, value):
         return [{"method": name, "splits": {"unseen": {"accuracy": value}}, "trainable": 1}]
 
-    found = {
-        "lora": 0.2,
-        "t2l": 0.5,
-        "t2l@rank=2": 0.4,
-        "t2l@rank=16": 0.6,
-        "t2l@layers=2": 0.1,
-        "t2l@layers=2@first=2": 0.3,
-    }
+    found = {"lora": 0.2, "t2l": 0.5, "t2l@rank=2": 0.4, "t2l@rank=16": 0.6, "prompt": 0.9}
+    found |= {"t2l@layers=2": 0.1, "t2l@layers=2@first=2": 0.3, "lora@rank=16": 0.7}
     groups = {name: rows(name, value) for name, value in found.items()}
     monkeypatch.setattr(evidence, "parts_of", lambda folders: groups)
     monkeypatch.setattr(evidence, "by_method", lambda parts: parts)
     code, out, _ = cli(evidence, monkeypatch, capsys, "curves", "sizes", "--to", str(tmp_path / "c.png"))
     rank, layers = out.split("\n\n")[:2]
-    assert code == 0 and rank.splitlines()[2:] == ["| 2 | 0.400 |", "| 8 | 0.500 |", "| 16 | 0.600 |"]
+    assert code == 0 and rank.splitlines()[0] == "| rank | t2l | lora |"
+    assert rank.splitlines()[2:] == ["| 2 | 0.400 | – |", "| 8 | 0.500 | 0.200 |", "| 16 | 0.600 | 0.700 |"]
     assert layers.splitlines()[0] == "| layers | t2l |"
     assert layers.splitlines()[2:] == ["| 2 | 0.100 |", "| 2@first=2 | 0.300 |", "| all | 0.500 |"]
 
