@@ -31,7 +31,7 @@ class HyperConfig:
     trunk: str = "gated"  # a key of TRUNKS
     hidden: int = 224  # gated trunk: the width f of a feature
     latent: int = 128  # paper trunk: the width of its residual stream
-    head: int = 512  # paper trunk: the width f of a feature
+    head: int = 512  # paper trunk: the width f of a feature, not of a module's head
     dropout: float = 0.05  # paper trunk
     spread: float = 8.0  # how strongly z differs between contexts at the start
 

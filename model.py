@@ -5,7 +5,8 @@
 
 The decoder has the block of Llama and Mistral, the encoder that of BERT. So either may be small and
 trained from nothing, or have the weights of a real model (`from_pretrained`). Then `tokenizer` is
-that model's own, and `source` its folder or name, as long as the weights stay as they are; or None.
+that model's own, and `source` its folder or name, as long as the weights stay as they are; or None,
+by which the code tells real from fresh. (A GPT of a run folder has the run's tokenizer.)
 
 This file knows nothing of LoRA but this: a linear layer may be given an *update*, a function of its
 input whose result is added to its output. Updates travel as an argument, {(layer, module): update};

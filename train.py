@@ -312,7 +312,7 @@ def evaluate(system: Zhyper, records: Sequence[Record], descriptions=None) -> di
 
 
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
-    """`splits`, `controls` and `margin`, right minus swapped, of a row of results.json."""
+    """`splits`, `controls` and `margin`, by how much swapped is worse, of a row of results.json."""
     names, controlled = evaluated_splits(data, settings.validate)
     splits, limit = {}, PRESETS[settings.preset].evaluate
     for split in names:
@@ -352,7 +352,7 @@ def read_data(settings: Settings) -> tuple[Data, Zhyper]:
         tokenizer = train_tokenizer([*data.documents, *descriptions], given.vocab_size)
         torch.manual_seed(settings.seed)
         base = Zhyper(tokenizer, GPT(replace(given, vocab_size=tokenizer.get_vocab_size())))
-    base.template, base.encoder = data.template, build_encoder(base, settings)  # only for `fitting`
+    base.template, base.encoder = data.template, build_encoder(base, settings)  # to fit and to hash
     in_prompt = any(METHODS[name].in_prompt for name in settings.chosen)
     return fitting(data, settings, base, in_prompt), base.to(settings.device)
 

@@ -1,6 +1,6 @@
 """Zhyper, assembled: a description goes in, an adapted language model comes out.
 
-description --tokenizer, Encoder--> c --hypernetwork--> {site: ΔW} --> frozen GPT --> answer
+description --tokenizer, Encoder--> c --hypernetwork--> {site: update} --> frozen GPT --> answer
 
 python zhyper.py chat                                           # describe, then ask
 python zhyper.py generate --description "..." --prompt "..."    # one question
@@ -168,7 +168,7 @@ class Zhyper(nn.Module):
             below = (first, part, ids, position, mask)
             x = self.states_below(*below) if first else self.backbone.embed_tokens(ids)
             x = self.backbone.through(x, updates, position, mask, layers=slice(first, None))
-            row, at, number, target = targets.unbind(1)  # (n,) each, of the row's answer 1, 2, ...
+            row, at, number, target = targets.unbind(1)  # (tokens,) each; number of answer, from 1
             logits = self.backbone.logits(self.backbone.norm(x[row, at])).float()
             loss = F.cross_entropy(logits, target, reduction="none")
             wrong = (logits.argmax(-1) != target).to(loss.dtype)
