@@ -451,20 +451,21 @@ def front_table(groups: Mapping[str, list[dict]], other: str, splits: Sequence[s
     return markdown(["method", "trainable", *columns], body) if body else ""
 
 
-def draw_curves(figure, curves: Mapping[str, Mapping[str, dict]]) -> None:
-    """A panel for each curve: accuracy on unseen against what changes, a line for each method."""
-    panels, lines = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0], {}
+def draw_curves(figure, curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> None:
+    """A panel for each of {NAME: {VALUE: {method: accuracies of its seeds}}}, a line for each method."""
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    methods = dict.fromkeys(method for points in curves.values() for there in points.values() for method in there)
     for (name, points), panel in zip(curves.items(), panels, strict=True):
-        for method in dict.fromkeys(method for groups in points.values() for method in groups):
-            at = [i for i, groups in enumerate(points.values()) if method in groups]
-            there = [{method: groups[method]} for groups in points.values() if method in groups]
-            found = [points_of(group, method, "unseen", "accuracy")[0][1:] for group in there]
-            colour = lines[method].lines[0].get_color() if method in lines else f"C{len(lines)}"
-            lines[method] = panel.errorbar(at, *zip(*found, strict=True), fmt="o-", color=colour, capsize=3)
+        for colour, method in enumerate(methods):
+            found = [(i, there[method]) for i, there in enumerate(points.values()) if method in there]
+            means = [statistics.mean(each) for _, each in found]
+            spreads = [statistics.stdev(each) if each[1:] else 0 for _, each in found]
+            style = {"color": f"C{colour}", "label": method, "capsize": 3}
+            panel.errorbar([i for i, _ in found], means, spreads, fmt="o-", **style)
         panel.set(title=name, ylim=(0, 1))
         panel.set_xticks(range(len(points)), [*points])
     panels[0].set_ylabel("accuracy on unseen")
-    figure.legend([*lines.values()], [*lines], loc="outside right center", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
 
 
 def terms(update: LowRank) -> Tensor:
@@ -683,26 +684,24 @@ def curves(args) -> None:
         digits = value.partition("@")[0]
         return float(digits) if digits.replace(".", "").isdigit() else math.inf
 
-    found = defaultdict(lambda: defaultdict(dict))  # {NAME: {VALUE: {method: its rows}}}
+    found = defaultdict(lambda: defaultdict(dict))  # {NAME: {VALUE: {method: accuracies of its seeds}}}
     for folder in args.folder:
-        groups, (name, _, value) = by_method(parts_of([folder])), Path(folder).name.rpartition("_")
-        for method, rows in groups.items():
+        scores = {m: [row["splits"]["unseen"] for row in rows] for m, rows in by_method(parts_of([folder])).items()}
+        unseen = {m: [score["accuracy"] for score in each] for m, each in scores.items() if each[0]}
+        name, _, value = Path(folder).name.rpartition("_")
+        for method, accuracies in unseen.items():
             base, _, change = method.partition("@")
             field, _, changed = change.partition("=")
             if name:
-                found[name][value][method] = rows
-            elif field and base in groups:
+                found[name][value][method] = accuracies
+            elif field and base in unseen:
                 own = str(getattr(rival(base).method, field, "all"))
-                found[field][own][base], found[field][changed][base] = groups[base], rows
+                found[field][own][base], found[field][changed][base] = unseen[base], accuracies
     for name, points in found.items():
-        points = {value: points[value] for value in sorted(points, key=size)}
-        counts = Counter(m for groups in points.values() for m in groups if groups[m][0]["splits"]["unseen"])
-        methods = [m for m in counts if counts[m] > 1]  # the others have one point, or serve no text
-        found[name] = {x: {m: groups[m] for m in methods if m in groups} for x, groups in points.items()}
-        body = []
-        for x, groups in found[name].items():
-            scores = [[row["splits"]["unseen"]["accuracy"] for row in groups.get(m, [])] for m in methods]
-            body.append([x, *(cell(each) if each else "–" for each in scores)])
+        counts = Counter(method for there in points.values() for method in there)
+        methods = [method for method in counts if counts[method] > 1]  # one point is no curve
+        found[name] = {x: {m: points[x][m] for m in methods if m in points[x]} for x in sorted(points, key=size)}
+        body = [[x, *(cell(there.get(m, [None])) for m in methods)] for x, there in found[name].items()]
         print(markdown([name, *methods], body), end="\n\n")
     save_figure(Path(args.to), (3.5 * len(found) + 2, 3.5), draw_curves, found)
 
@@ -757,7 +756,9 @@ def main() -> None:
     if name == "report":
         parser.add_argument("folder", nargs="+", help="a run folder, or the --out of several seeds")
     if name == "curves":
-        parser.add_argument("folder", nargs="+", help="the --out of several seeds, best called NAME_VALUE")
+        parser.add_argument(
+            "folder", nargs="+", help="the --out of several seeds, called NAME_VALUE for a curve over them"
+        )
         parser.add_argument("--to", default="curves.png", help="the file of the figure")
     if name == "params":
         parser.add_argument("--backbone", choices=BACKBONES, default="mistral-7b")

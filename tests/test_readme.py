@@ -84,10 +84,10 @@ def test_what_the_readme_quotes_is_in_the_code_and_the_sitting_takes_what_it_say
     quoted = block("self.scale").strip()
     assert quoted in (ROOT / "hyper.py").read_text()
     minutes = [int(row) for row in re.findall(r"^\| `\w+\.py` \| \d+ \| (\d+) \|", README, re.M)]
-    assert len(minutes) == len(FILES) and sum(minutes) <= 150
+    assert len(minutes) == len(FILES) and sum(minutes) <= 200  # an evening
     lines = [len((ROOT / name).read_text().splitlines()) for name in FILES]
     paces = [n / m for n, m in zip(lines, minutes, strict=True)]
-    assert min(paces) >= 7 and max(paces) <= 14  # lines a minute: what a reader who follows can do
+    assert min(paces) >= 6 and max(paces) <= 11  # lines a minute, as readers of all four took them
 
 
 def test_the_lines_of_python_run_as_written(trained, monkeypatch, capsys, tmp_path):
