@@ -4,10 +4,13 @@
     Zhyper         ΔW[l,m] = scale · B[l,m] · Z[l,m](c) · A[l,m]   A and B shared, Z generated
     Text-to-LoRA   ΔW[l,m] = scale · B[l,m](c) · A[l,m](c)         A and B generated whole
 
-c is the embedding of a description, and (l, m) a *site*: layer and module of an adapted weight.
-Z is diag(z), or a square of r × r. A *trunk* gives every site a feature that depends on c; a *head*
-for each module, shared by all layers, turns the feature into z, or for Text-to-LoRA into A and B.
-The paper is "Zhyper: Factorized Hypernetworks for Conditioned LLM Fine-Tuning", arXiv 2510.19733.
+c is the embedding of a description, and (l, m) is a *site*: the layer and the module of an adapted
+weight. Z is diag(z), or a square of r × r. A *trunk* makes of c a vector of features for every
+site. A *head* for each module, shared by all layers, turns these features into z, or for
+Text-to-LoRA into A and B.
+
+The paper is "Zhyper: Factorized Hypernetworks for Conditioned LLM Fine-Tuning", arXiv 2510.19733;
+its authors' code is machinelearningnuremberg/Zhyper.
 """
 
 from collections.abc import Mapping
@@ -15,25 +18,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model import MODULES
 
 
 @dataclass(frozen=True)
 class HyperConfig:
-    """Which hypernetwork, and how large; train.py sets its own. Raises ValueError if impossible."""
+    """Which hypernetwork, and how large. Raises ValueError for one that cannot be built."""
 
     kind: str = "zhyper-diag"  # a key of HYPERNETWORKS
     rank: int = 32
     alpha: float = 64.0
     modules: tuple[str, ...] = ("q", "k", "v", "o")
-    first: int = 0  # the lowest layer that is adapted; `layers` and l below count from it
+    lowest_layer: int = 0  # the lowest adapted layer of the backbone
     trunk: str = "gated"  # a key of TRUNKS
-    hidden: int = 224  # gated trunk: the width f of a feature
-    latent: int = 128  # paper trunk: the width of its residual stream
-    head: int = 512  # paper trunk: the width f of a feature, not of a module's head
+    gated_features: int = 224  # gated trunk: the width f of its features
+    paper_latent: int = 128  # paper trunk: the width of its residual stream
+    paper_features: int = 512  # paper trunk: the width f of its features
     dropout: float = 0.05  # paper trunk
-    spread: float = 8.0  # how strongly z differs between contexts at the start
+    spread: float = 8.0  # how strongly z differs between texts at the start
 
     @property
     def scale(self) -> float:
@@ -46,15 +50,17 @@ class HyperConfig:
             check_choice("module", module, MODULES)
         if not self.modules or len(set(self.modules)) < len(self.modules):
             raise ValueError(f"modules {','.join(self.modules)!r}: name at least one, each once")
-        for name in ("rank", "alpha", "hidden", "latent", "head", "spread"):  # if 0, none learns
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be more than 0")
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}: it must be at least 1")
 
 
-def check_choice(what: str, got: str, known) -> None:
-    """Raise ValueError, naming what is known, if `got` is not."""
-    if got not in known:
-        raise ValueError(f"unknown {what} {got!r}: choose from {', '.join(known)}")
+def check_choice(what: str, name: str, known) -> None:
+    """Raise ValueError, which says what is known, if `name` is not."""
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
+
+
+# ---- the update of one site
 
 
 @dataclass
@@ -62,6 +68,8 @@ class LowRank:
     """The update of one site, whatever made it, applied in rank space, without building ΔW.
 
     A (r, d_in) or (b, r, d_in)    B (d_out, r) or (b, d_out, r)    z None, (b, r) or (b, r, r)
+
+    What has a b differs between the rows of a batch; what has none is shared by all of them.
 
     >>> update = LowRank(A=torch.ones(1, 2), B=torch.ones(2, 1), z=torch.tensor([[3.0]]), scale=0.5)
     >>> update(torch.tensor([[[1.0, 1.0]]]))  # x (b=1, t=1, d_in=2): 0.5 · 3 · (1 + 1) twice
@@ -78,30 +86,37 @@ class LowRank:
         return self.scale * self.times_z(x @ self.A.mT) @ self.B.mT  # scale · ((x Aᵀ) ⊙ z) Bᵀ
 
     def times_z(self, a: Tensor) -> Tensor:
-        """Z times every row of a, in rank space: (b, t, r) -> (b, t, r)."""
+        """Z times every vector in rank space: (b, t, r) -> (b, t, r)."""
         if self.z is None:
             return a
         if self.z.dim() == 2:  # a diagonal
             return a * self.z[:, None]
         return a @ self.z.mT  # a square
 
-    def folded(self) -> Tensor:
-        """A' = Z A, (b, r, d_in): with B it is a plain LoRA, ΔW = scale · B A'."""
-        return self.times_z(self.A.mT).mT  # Z times each column of A
+    def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
+        """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
+        A = self.times_z(self.A.mT).mT  # Z times each column of A
+        B = self.B
+        if A.dim() == 3:
+            A = A[row]
+        if B.dim() == 3:
+            B = B[row]
+        return A, B
 
-    def delta(self) -> Tensor:
-        """ΔW itself, (b, d_out, d_in), or (d_out, d_in) without rows: to merge and to measure."""
-        return self.scale * self.B @ self.folded()
+    def to(self, dtype: torch.dtype) -> "LowRank":
+        z = None if self.z is None else self.z.to(dtype)
+        return LowRank(self.A.to(dtype), self.B.to(dtype), z, self.scale)
 
-    def select(self, index: Tensor) -> "LowRank":
-        """The update whose row i is row index[i] of this one: a text may serve several rows."""
-        A = self.A if self.A.dim() == 2 else self.A[index]
-        B = self.B if self.B.dim() == 2 else self.B[index]
-        return LowRank(A, B, None if self.z is None else self.z[index], self.scale)
+    def delta(self, row: int = 0) -> Tensor:
+        """ΔW itself, (d_out, d_in), of one row: to merge it and to measure it."""
+        A, B = self.as_lora(row)
+        return self.scale * B @ A
 
 
 Adapter = dict[tuple[int, str], LowRank]  # {site: update}: what is generated, and what a GPT takes
-Shapes = Mapping[str, tuple[int, int]]  # {module: (d_in, d_out)}, as in ModelConfig.shapes
+
+
+# ---- trunks: from a text to features of every site
 
 
 class Standardise(nn.Module):
@@ -124,7 +139,7 @@ class Standardise(nn.Module):
 
 
 class GatedTrunk(nn.Module):
-    """Ours: u = SiLU(Linear(LayerNorm(Linear(c)))), c standardised; a site's feature is gate · u.
+    """Ours: u = SiLU(Linear(LayerNorm(Linear(c)))), c standardised; a site's features are gate · u.
 
     differs from the paper: the site multiplies the text instead of being concatenated to it. So
     what it does with a text is a product from the first step; an MLP would have to learn that.
@@ -132,14 +147,16 @@ class GatedTrunk(nn.Module):
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__()
-        f = self.width = config.hidden
+        self.features = config.gated_features
         self.standardise = Standardise(d_text)
-        self.text = nn.Sequential(nn.Linear(d_text, 64), nn.LayerNorm(64), nn.Linear(64, f))
-        self.gate = nn.Parameter(torch.randn(layers, len(config.modules), f))
+        self.text = nn.Sequential(
+            nn.Linear(d_text, 64), nn.LayerNorm(64), nn.Linear(64, self.features)
+        )
+        self.gate = nn.Parameter(torch.randn(layers, len(config.modules), self.features))
 
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> the feature of every site, (b, l, m, f)."""
-        u = nn.functional.silu(self.text(self.standardise(c)))  # (b, f)
+        """(b, d_text) -> the features of every site, (b, l, m, f)."""
+        u = F.silu(self.text(self.standardise(c)))  # (b, f)
         return self.gate * u[:, None, None]  # g[l,m] ⊙ u
 
 
@@ -148,32 +165,83 @@ class PaperTrunk(nn.Module):
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__()
-        w, drop, self.width = config.latent, nn.Dropout(config.dropout), config.head
+        self.features = config.paper_features
+        latent = config.paper_latent
+        dropout = nn.Dropout(config.dropout)
 
         def mlp(d_out: int) -> nn.Sequential:
-            up, down = nn.Linear(w, 4 * w), nn.Linear(4 * w, d_out)
-            return nn.Sequential(up, nn.SiLU(), drop, down, nn.SiLU())
+            up = nn.Linear(latent, 4 * latent)
+            down = nn.Linear(4 * latent, d_out)
+            return nn.Sequential(up, nn.SiLU(), dropout, down, nn.SiLU())
+
+        def residual_block() -> nn.Sequential:
+            return nn.Sequential(nn.LayerNorm(latent), mlp(latent), dropout)
 
         self.standardise = Standardise(d_text)
-        self.text = nn.Sequential(nn.Linear(d_text, w // 2), nn.LayerNorm(w // 2))
-        self.depth, self.depth_norm = nn.Embedding(layers, w // 4), nn.LayerNorm(w // 4)
-        self.module = nn.Embedding(len(config.modules), w // 4)
-        self.module_norm = nn.LayerNorm(w // 4)
-        self.mixer = nn.Sequential(drop, mlp(w), drop)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(w), mlp(w), drop) for _ in range(2))
-        self.out = nn.Sequential(nn.LayerNorm(w), mlp(config.head))
+        self.text = nn.Sequential(nn.Linear(d_text, latent // 2), nn.LayerNorm(latent // 2))
+        self.depth = nn.Embedding(layers, latent // 4)
+        self.depth_norm = nn.LayerNorm(latent // 4)
+        self.module = nn.Embedding(len(config.modules), latent // 4)
+        self.module_norm = nn.LayerNorm(latent // 4)
+        self.mixer = nn.Sequential(dropout, mlp(latent), dropout)
+        self.blocks = nn.ModuleList(residual_block() for _ in range(2))
+        self.out = nn.Sequential(nn.LayerNorm(latent), mlp(self.features))
 
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> the feature of every site, (b, l, m, f)."""
+        """(b, d_text) -> the features of every site, (b, l, m, f)."""
         text = self.text(self.standardise(c))  # (b, latent/2)
-        depth, module = self.depth_norm(self.depth.weight), self.module_norm(self.module.weight)
+        depth = self.depth_norm(self.depth.weight)  # (l, latent/4)
+        module = self.module_norm(self.module.weight)  # (m, latent/4)
         size = (len(c), len(depth), len(module), -1)
-        parts = text[:, None, None], depth[None, :, None], module[None, None]
-        x = torch.cat([part.expand(size) for part in parts], dim=-1)  # (b, l, m, latent)
+        text = text[:, None, None].expand(size)
+        depth = depth[None, :, None].expand(size)
+        module = module[None, None].expand(size)
+        x = torch.cat([text, depth, module], dim=-1)  # (b, l, m, latent)
         x = self.mixer(x)
         for block in self.blocks:
             x = x + block(x)
         return self.out(x)
+
+
+# ---- hypernetworks: from a text to the updates of all sites
+
+
+class Hypernetwork(nn.Module):
+    """What every method is: a network that turns embeddings of texts into an adapter for them.
+
+    To add one, write a subclass with `__init__` and `forward`, and its name in HYPERNETWORKS below:
+    it can then be trained, evaluated, merged, exported and saved. If all texts share an A or a B,
+    call that parameter `A` or `B`, and train.py gives it three times the rate of the others.
+    """
+
+    reads_text = True  # False: one adapter for all texts; then there is no encoder, and c is None
+
+    def __init__(
+        self,
+        config: HyperConfig,
+        layers: int,  # how many are adapted: from config.lowest_layer to the top
+        shapes: Mapping[str, tuple[int, int]],  # {module: (d_in, d_out)}: ModelConfig.shapes
+        d_text: int,  # the width of c
+    ):
+        super().__init__()
+        self.config = config
+        self.layers = layers
+
+    def forward(self, c: Tensor | None) -> Adapter:
+        """The update of every site; where it differs between texts, row i is for c[i] (b, d_text).
+
+        `self.sites()` lists the sites.
+        """
+        raise NotImplementedError
+
+    def measure(self, c: Tensor) -> None:
+        """Called once, before the first step, with embeddings of training texts (n, d_text)."""
+
+    def sites(self) -> list[tuple[int, str]]:
+        """(layer, module) of every adapted weight, layer by layer."""
+        lowest = self.config.lowest_layer
+        layers = range(lowest, lowest + self.layers)
+        return [(layer, module) for layer in layers for module in self.config.modules]
 
 
 def lora_A(*shape: int) -> Tensor:
@@ -181,28 +249,34 @@ def lora_A(*shape: int) -> Tensor:
     return (2 * torch.rand(shape) - 1) / shape[-1] ** 0.5
 
 
-class StaticLoRA(nn.Module):
-    """One A and one B for every site, for all contexts (LoRA, arXiv 2106.09685): reads no text."""
+class StaticLoRA(Hypernetwork):
+    """One A and one B for every site, for all texts (LoRA, arXiv 2106.09685): it reads no text."""
 
     reads_text = False
 
-    def __init__(self, config: HyperConfig, layers: int, shapes: Shapes, d_text: int):
-        super().__init__()
-        self.config, r = config, config.rank
-        self.A = nn.ParameterDict({m: lora_A(layers, r, shapes[m][0]) for m in config.modules})
-        self.B = nn.ParameterDict({m: torch.zeros(layers, shapes[m][1], r) for m in config.modules})
+    def __init__(self, config, layers, shapes, d_text):
+        super().__init__(config, layers, shapes, d_text)
+        self.A = nn.ParameterDict()
+        self.B = nn.ParameterDict()
+        for module in config.modules:
+            d_in, d_out = shapes[module]
+            self.A[module] = lora_A(layers, config.rank, d_in)
+            self.B[module] = torch.zeros(layers, d_out, config.rank)
 
     def forward(self, c: Tensor | None) -> Adapter:
-        """The update of every site: a row for each of c (b, d_text), or without z one for all."""
-        z, adapter, first = self.z(c), {}, self.config.first
-        for m in self.config.modules:
-            for l, (A, B) in enumerate(zip(self.A[m], self.B[m], strict=True)):
-                z_l = None if z is None else z[m][:, l]
-                adapter[first + l, m] = LowRank(A, B, z_l, self.config.scale)
+        A = {module: stacked.unbind() for module, stacked in self.A.items()}  # one for each layer
+        B = {module: stacked.unbind() for module, stacked in self.B.items()}
+        z = self.z(c)
+        adapter = {}
+        for i, (layer, module) in enumerate(self.sites()):
+            l = layer - self.config.lowest_layer
+            z_site = None if z is None else z[i]
+            adapter[layer, module] = LowRank(A[module][l], B[module][l], z_site, self.config.scale)
         return adapter
 
-    def z(self, c: Tensor | None) -> dict[str, Tensor] | None:
-        """None, nothing between A and B; ZhyperDiag generates it."""
+    def z(self, c: Tensor | None) -> tuple[Tensor, ...] | None:
+        """z of every site, in the order of `sites`; here None, nothing between A and B."""
+        return None
 
 
 class ZhyperDiag(StaticLoRA):
@@ -210,26 +284,32 @@ class ZhyperDiag(StaticLoRA):
 
     reads_text = True
 
-    def __init__(self, config: HyperConfig, layers: int, shapes: Shapes, d_text: int):
+    def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
         self.trunk = TRUNKS[config.trunk](config, layers, d_text)
-        outputs, width = self.outputs(config.rank), self.trunk.width
-        self.heads = nn.ModuleDict({m: nn.Linear(width, outputs) for m in config.modules})
+        modules = len(config.modules)
+        outputs = self.outputs(config.rank)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        for head in self.heads.values():
-            # Each number in Z a is a sum of products: `width` of them, for a square r times more.
-            terms = width * outputs / config.rank
-            nn.init.normal_(head.weight, std=config.spread / terms**0.5)
-            nn.init.zeros_(head.bias)
+        # Each number in Z a is a sum of products: f of them, for a square r times more.
+        terms = self.trunk.features * outputs / config.rank
+        std = config.spread / terms**0.5
+        self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
+        self.head_bias = nn.Parameter(torch.zeros(modules, outputs))
 
     def outputs(self, rank: int) -> int:
+        """How many numbers are generated for each site and text."""
         return rank
 
-    def z(self, c: Tensor) -> dict[str, Tensor]:
-        """z of every site by module: {m: (b, l, r)}; for the square {m: (b, l, r, r)}."""
+    def measure(self, c: Tensor) -> None:
+        self.trunk.standardise.measure(c)
+
+    def z(self, c: Tensor) -> tuple[Tensor, ...]:
+        """z of every site, (b, r) each."""
         features = self.trunk(c)  # (b, l, m, f)
-        return {m: self.heads[m](features[:, :, i]) for i, m in enumerate(self.config.modules)}
+        # a linear layer for each module, all of them in one product: z = W[m] · features + bias[m]
+        z = torch.einsum("blmf,mof->blmo", features, self.head_weight) + self.head_bias
+        return z.flatten(1, 2).unbind(1)  # (b, l, m, r) -> l · m times (b, r)
 
 
 class ZhyperSquare(ZhyperDiag):
@@ -238,35 +318,45 @@ class ZhyperSquare(ZhyperDiag):
     def outputs(self, rank: int) -> int:
         return rank**2
 
-    def z(self, c: Tensor) -> dict[str, Tensor]:
-        return {m: z.unflatten(-1, (self.config.rank, -1)) for m, z in super().z(c).items()}
+    def z(self, c: Tensor) -> tuple[Tensor, ...]:
+        """z of every site, (b, r, r) each."""
+        size = (self.config.rank, self.config.rank)
+        return tuple(z.unflatten(-1, size) for z in super().z(c))
 
 
-class TextToLoRA(nn.Module):
+class TextToLoRA(Hypernetwork):
     """T2L (arXiv 2506.06105): a head emits A and B whole, r·(d_in + d_out) numbers a site."""
 
-    reads_text = True
-
-    def __init__(self, config: HyperConfig, layers: int, shapes: Shapes, d_text: int):
-        super().__init__()
-        self.config, self.shapes = config, {m: shapes[m] for m in config.modules}
+    def __init__(self, config, layers, shapes, d_text):
+        super().__init__(config, layers, shapes, d_text)
+        self.shapes = {module: shapes[module] for module in config.modules}
         self.trunk = TRUNKS[config.trunk](config, layers, d_text)
         self.heads = nn.ModuleDict()
-        for m, (d_in, d_out) in self.shapes.items():
-            head = self.heads[m] = nn.Linear(self.trunk.width, config.rank * (d_in + d_out))
-            A, B = lora_A(config.rank, d_in), torch.zeros(d_out, config.rank)
+        for module, (d_in, d_out) in self.shapes.items():
+            head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
+            A = lora_A(config.rank, d_in)
+            B = torch.zeros(d_out, config.rank)
             nn.init.zeros_(head.weight)  # its authors' start: every text has the LoRA of the bias
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
+            self.heads[module] = head
+
+    def measure(self, c: Tensor) -> None:
+        self.trunk.standardise.measure(c)
 
     def forward(self, c: Tensor) -> Adapter:
-        """The update of every site, a row for each of c (b, d_text)."""
-        features, r, adapter = self.trunk(c), self.config.rank, {}
-        for i, (m, (d_in, d_out)) in enumerate(self.shapes.items()):
-            sizes = [r * d_in, r * d_out]
-            A, B = self.heads[m](features[:, :, i]).split(sizes, dim=-1)  # (b, l, size)
-            for l in range(A.shape[1]):
-                A_l, B_l = A[:, l].unflatten(-1, (r, d_in)), B[:, l].unflatten(-1, (d_out, r))
-                adapter[self.config.first + l, m] = LowRank(A_l, B_l, None, self.config.scale)
+        features = self.trunk(c)  # (b, l, m, f)
+        rank = self.config.rank
+        A = {}
+        B = {}
+        for i, (module, (d_in, d_out)) in enumerate(self.shapes.items()):
+            emitted = self.heads[module](features[:, :, i])  # (b, l, r·(d_in + d_out))
+            flat_A, flat_B = emitted.split([rank * d_in, rank * d_out], dim=-1)
+            A[module] = flat_A.unflatten(-1, (rank, d_in)).unbind(1)  # (b, r, d_in) for each layer
+            B[module] = flat_B.unflatten(-1, (d_out, rank)).unbind(1)
+        adapter = {}
+        for layer, module in self.sites():
+            l = layer - self.config.lowest_layer
+            adapter[layer, module] = LowRank(A[module][l], B[module][l], None, self.config.scale)
         return adapter
 
 

@@ -3,76 +3,64 @@
     ids -> GPT(ids, updates) -> logits            the language model, frozen once it is pretrained
     ids -> Encoder(ids, mask) -> c                one embedding for a whole description
 
-The decoder has the block of Llama and Mistral, the encoder that of BERT. So either may be small and
-trained from nothing, or have the weights of a real model (`from_pretrained`). Then `tokenizer` is
-that model's own, and `source` its folder or name, as long as the weights stay as they are; or None,
-by which the code tells real from fresh. (A GPT of a run folder has the run's tokenizer.)
+The decoder is built of Llama's and Mistral's blocks, the encoder of BERT's. Therefore each of them
+can be small and trained from nothing, or have the weights of a real model (`from_pretrained`).
 
-This file knows nothing of LoRA but this: a linear layer may be given an *update*, a function of its
-input whose result is added to its output. Updates travel as an argument, {(layer, module): update};
-nothing is stored on a module, so two calls with different updates cannot disturb each other.
+This file knows only one thing about LoRA: a linear layer may be given an *update*, a function of
+its input whose result is added to its output. Updates travel through the model as an argument,
+{(layer, module): update}. Nothing is stored on a module, so two calls with different updates cannot
+disturb each other.
 
 Letters for shapes, here and in the other files:
-    b batch, of rows or texts   t tokens   d width   h heads   r rank   l layer   m module
-    f width of a feature   d_text width of c
+    b batch (rows or texts)   t tokens   d width   h heads   r rank   l layer   m module
+    f width of a trunk's features   d_text width of c
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import _pretrained as pretrained
-
-# the linears of one block, by their usual names
+# the linear layers of one block, by their usual names
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 Update = Callable[[Tensor], Tensor]  # (b, t, d_in) -> (b, t, d_out)
 Updates = Mapping[tuple[int, str], Update]  # one update for each adapted site: (layer, module)
 
 
+# ---- the decoder
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """The size of a GPT or of an Encoder. Raises ValueError for one that cannot be built."""
+    """The size of a GPT."""
 
     vocab_size: int = 1024
     block_size: int = 256  # the longest text, in tokens
     layers: int = 4
-    heads: int = 4
-    kv_heads: int = 4  # of keys and values, in a GPT: each serves heads / kv_heads query heads
+    heads: int = 4  # of queries
+    kv_heads: int = 4  # of keys and values: each serves heads / kv_heads of the queries' heads
     width: int = 128
     inner: int = 352  # the width inside the MLP
     eps: float = 1e-5  # of the norms
-    theta: float = 10_000.0  # the base of a GPT's rotary angles
-    tied: bool = True  # whether a GPT's output head is its token embedding again
-    eos: int = 1  # the id of the token that ends a text
+    theta: float = 10_000.0  # the base of the rotary angles
+    tied: bool = True  # whether the output head is the token embedding again
+    eos: tuple[int, ...] = (1,)  # the tokens that end a text; the first of them is trained
 
-    def __post_init__(self):
-        for name in ("vocab_size", "block_size", "layers", "heads", "kv_heads", "width", "inner"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name, parts in (("width", 2 * self.heads), ("heads", self.kv_heads)):
-            if getattr(self, name) % parts:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose a multiple of {parts}")
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(d_in, d_out) of every linear of a GPT's block: {"q": (128, 128), ...}."""
-        d, inner, kv = self.width, self.inner, self.width // self.heads * self.kv_heads
-        attention = {"q": (d, d), "k": (d, kv), "v": (d, kv), "o": (d, d)}
+        """(d_in, d_out) of every linear layer of a block: {"q": (128, 128), ...}."""
+        d, inner = self.width, self.inner
+        d_kv = self.head_size * self.kv_heads
+        attention = {"q": (d, d), "k": (d, d_kv), "v": (d, d_kv), "o": (d, d)}
         return attention | {"gate": (d, inner), "up": (d, inner), "down": (inner, d)}
-
-
-def init_weights(module: nn.Module) -> None:
-    """GPT-2's and BERT's start: every matrix normal with std 0.02, every bias zero."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
-# ---- the decoder
 
 
 class Linear(nn.Linear):
@@ -80,64 +68,120 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, update: Update | None = None) -> Tensor:
         y = super().forward(x)
-        return y if update is None else y + update(x)
+        if update is None:
+            return y
+        return y + update(x)
 
 
-def rotary(positions: Tensor, size: int, theta: float) -> Tensor:
-    """cos and sin, (2, ..., size), of the angles by which a head turns at positions (...).
+def init_weights(module: nn.Module) -> None:
+    """GPT-2's and BERT's start: every matrix normal with a std of 0.02, every bias zero."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 2:
+            nn.init.normal_(parameter, std=0.02)
 
-    The angles are float32 whatever the model computes in: bf16 cannot tell 300 from 301.
+
+def rotary(positions: Tensor, head_size: int, theta: float) -> Tensor:
+    """cos and sin, (2, t, d/h), of the angles by which a head turns at positions (t,).
+
+    The angles are float32 whatever the model computes in, since bf16 cannot tell 300 from 301.
     """
-    speed = theta ** (-torch.arange(0, size, 2, device=positions.device).float() / size)
-    angle = positions[..., None].float() * speed  # (..., t, size/2)
-    angle = torch.cat([angle, angle], dim=-1)  # half-split: i turns with i + size/2 (Hugging Face)
+    pair = torch.arange(0, head_size, 2, device=positions.device)
+    speed = theta ** (-pair.float() / head_size)  # (d/h / 2,)
+    angle = positions[:, None].float() * speed  # (t, d/h / 2)
+    angle = torch.cat([angle, angle], dim=-1)  # half-split: i turns with i + d/h/2 (Hugging Face)
     return torch.stack([angle.cos(), angle.sin()])
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Turn queries or keys (b, h, t, d/h) by their positions (RoFormer, arXiv 2104.09864)."""
-    cos, sin = rope.to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    cos, sin = rope
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+def split_heads(x: Tensor, head_size: int) -> Tensor:
+    """(b, t, d) -> (b, h, t, d/h)"""
+    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
 
 
 class Block(nn.Module):
     """Llama's block: each half reads a normalised copy of the residual stream and adds to it.
 
-    Grouped-query attention with rotary positions, then a SwiGLU MLP; every linear is separate.
+    Grouped-query attention with rotary positions, then a SwiGLU MLP. No linear layer has a bias.
     """
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.layer, self.head_size = layer, config.width // config.heads
-        self.gqa = config.kv_heads < config.heads
+        self.config = config
+        self.layer = layer
         self.input_layernorm = nn.RMSNorm(config.width, config.eps)
         self.post_attention_layernorm = nn.RMSNorm(config.width, config.eps)
         for module, (d_in, d_out) in config.shapes.items():
-            self.add_module(module, Linear(d_in, d_out, bias=False))
+            self.add_module(module, Linear(d_in, d_out, bias=False))  # self.q, self.k, ...
 
     def forward(self, x: Tensor, updates: Updates, rope: Tensor, mask=None, cache=None) -> Tensor:
-        """(b, t, d) -> (b, t, d); `mask` and `cache` as GPT.features makes them."""
+        """(b, t, d) -> (b, t, d), with `rope`, `mask` and `cache` as GPT.run_layers has them."""
 
-        def apply(module: str, x: Tensor) -> Tensor:
+        def linear(module: str, x: Tensor) -> Tensor:
             return getattr(self, module)(x, updates.get((self.layer, module)))
 
-        def heads(module: str, x: Tensor) -> Tensor:
-            return apply(module, x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-
+        size = self.config.head_size
         y = self.input_layernorm(x)
-        q, k, v = heads("q", y), heads("k", y), heads("v", y)  # (b, h, t, d/h)
-        q, k = rotate(q, rope), rotate(k, rope)
+        q = rotate(split_heads(linear("q", y), size), rope)  # (b, h, t, d/h)
+        k = rotate(split_heads(linear("k", y), size), rope)  # (b, kv_heads, t, d/h)
+        v = split_heads(linear("v", y), size)
         if cache is not None:
-            if self.layer in cache:  # what was read before comes first
-                k = torch.cat([cache[self.layer][0], k], dim=2)
-                v = torch.cat([cache[self.layer][1], v], dim=2)
-            cache[self.layer] = k, v
-        causal = mask is None
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.gqa)
-        x = x + apply("o", y.transpose(1, 2).flatten(2))
+            k, v = cache.append(self.layer, k, v)  # what was read before comes first
+        grouped = self.config.kv_heads < self.config.heads
+        causal = mask is None and x.shape[1] > 1  # a single token may look at all before it
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+        )
+        x = x + linear("o", y.transpose(1, 2).flatten(2))
         y = self.post_attention_layernorm(x)
-        return x + apply("down", F.silu(apply("gate", y)) * apply("up", y))
+        y = F.silu(linear("gate", y)) * linear("up", y)  # (b, t, inner)
+        return x + linear("down", y)
+
+
+class Cache:
+    """The keys and values that a GPT has computed so far, so that it need not read them again.
+
+    Rows are padded on the left, so that all of them end, and go on, at the same place: row i begins
+    with padding[i] tokens that belong to no text. `padding` is (b,).
+    """
+
+    def __init__(self, padding: Tensor):
+        self.padding = padding
+        self.padded = bool(padding.any())
+        self.length = 0  # tokens of each row that have been read
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # {layer: (keys, values)}
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, (b, kv_heads, t, d/h), the new ones at the end."""
+        if layer in self.kept:
+            old_k, old_v = self.kept[layer]
+            k = torch.cat([old_k, k], dim=2)
+            v = torch.cat([old_v, v], dim=2)
+        self.kept[layer] = (k, v)
+        return k, v
+
+    def positions_and_mask(self, t: int) -> tuple[Tensor, Tensor | None]:
+        """Positions (t,) of the next t tokens, and what each may look at, (b, 1, t, length + t).
+
+        Positions are counted with the padding, since only their differences matter. A single token
+        without padding needs no mask.
+        """
+        key = torch.arange(self.length + t, device=self.padding.device)
+        positions = key[self.length :]
+        self.length += t
+        if t == 1 and not self.padded:
+            return positions, None
+        query = positions[:, None]  # (t, 1)
+        mask = (key <= query) & (key >= self.padding[:, None, None, None])
+        mask = mask | (key == query)  # padding looks at itself: softmax over nothing is no number
+        return positions, mask
 
 
 class GPT(nn.Module):
@@ -147,12 +191,7 @@ class GPT(nn.Module):
     torch.Size([2, 5, 1024])
     """
 
-    source = tokenizer = None  # see the top of this file
-    HUB_NAMES = {  # patterns that turn the name of a parameter here into its name in real weights
-        r"^(?!lm_head)": "model.",  # all but the output head
-        r"\.([qkvo])\b": r".self_attn.\1_proj",
-        r"\.(gate|up|down)\b": r".mlp.\1_proj",
-    }
+    pretrained_name: str | None = None  # the folder or hub name, if it has a real model's weights
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -160,121 +199,127 @@ class GPT(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.eps)
-        self.lm_head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.apply(init_weights)
-        for block in self.layers:  # it adds twice to the stream: keep the stream's variance (GPT-2)
+        # A block adds to the stream twice. Smaller weights there keep its variance (GPT-2).
+        for block in self.layers:
             for linear in (block.o, block.down):
                 nn.init.normal_(linear.weight, std=0.02 / (2 * config.layers) ** 0.5)
 
     def linear(self, layer: int, module: str) -> Linear:
-        """The linear layer of a site, for who merges or measures."""
+        """The linear layer of a site."""
         return getattr(self.layers[layer], module)
 
-    def features(self, ids: Tensor, updates: Updates, cache=None, padding=None) -> Tensor:
-        """The last hidden states, (b, t, d), of ids (b, t). Raises ValueError if t > block_size.
+    def run_layers(self, x, updates: Updates, start=0, end=None, cache: Cache | None = None):
+        """The states (b, t, d) above the layers from `start` up to, not including, `end`.
 
-        Given a `cache`, at first an empty dict, a call continues where the one before ended. Then
-        rows are padded on the left: row i of the first call begins with padding[i] ids of no text.
+        Given a `cache`, the call continues where the one before ended.
         """
-        t, longest, mask = ids.shape[1], self.config.block_size, None
-        if t > longest:
-            raise ValueError(f"{t} tokens, the backbone reads {longest}: shorten the text")
-        position = torch.arange(t, device=ids.device)  # (t,)
-        if cache is not None:
-            past = cache[0][0].shape[2] if cache else 0  # keys of layer 0
-            key = torch.arange(past + t, device=ids.device)
-            position = key[past:]  # counted with the padding: only their differences matter
-            query = position[:, None]  # (t, 1)
-            mask = (key <= query) & (key >= padding[:, None, None, None])  # (b, 1, t, past + t)
-            mask = mask | (key == query)  # padding attends to itself: softmax of nothing is NaN
-        return self.norm(self.through(self.embed_tokens(ids), updates, position, mask, cache))
-
-    def through(
-        self, x: Tensor, updates: Updates, position, mask=None, cache=None, layers=slice(None)
-    ):
-        """x (b, t, d) after some of the layers, all of them if not told; `position` (t,) or (b, t).
-
-        `mask` (b, 1, t, keys) is true where a query may look; None: at itself and before.
-        """
-        rope = rotary(position, self.config.width // self.config.heads, self.config.theta)
-        rope = rope.unsqueeze(-3)  # for all heads: (2, 1, t, d/h) or (2, b, 1, t, d/h)
-        for block in self.layers[layers]:
+        if cache is None:
+            positions, mask = torch.arange(x.shape[1], device=x.device), None  # None: causal
+        else:
+            positions, mask = cache.positions_and_mask(x.shape[1])
+        rope = rotary(positions, self.config.head_size, self.config.theta).to(x.dtype)
+        for block in self.layers[start:end]:
             x = block(x, updates, rope, mask, cache)
         return x
 
-    def logits(self, features: Tensor) -> Tensor:
-        """(..., d) -> (..., vocab_size)."""
-        return F.linear(features, (self.lm_head or self.embed_tokens).weight)
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., vocab_size), from the states above the last layer."""
+        head = self.embed_tokens if self.config.tied else self.lm_head
+        return F.linear(self.norm(x), head.weight)
 
     def forward(self, ids: Tensor, updates: Updates | None = None) -> Tensor:
         """Logits (b, t, vocab_size) for the token after each of ids (b, t), under the updates."""
-        return self.logits(self.features(ids, updates or {}))
+        x = self.embed_tokens(ids)  # (b, t, d)
+        x = self.run_layers(x, updates or {})
+        return self.logits(x)
+
+    def hub_names(self) -> dict[str, str]:
+        """{the name of a parameter here: its name in the files of a real Llama}."""
+        names = {}
+        for name in self.state_dict():
+            theirs = name if name.startswith("lm_head") else f"model.{name}"
+            for module in MODULES:
+                part = "self_attn" if module in "qkvo" else "mlp"
+                theirs = theirs.replace(f".{module}.", f".{part}.{module}_proj.")
+            names[name] = theirs
+        return names
 
     @classmethod
-    def from_pretrained(cls, name: str) -> "GPT":
-        """The Llama or Mistral in a folder, or of that name on the hub (data/_pretrained.py).
+    def from_pretrained(cls, name: str, dtype: torch.dtype = torch.float32) -> "GPT":
+        """The Llama or Mistral in a folder, or of that name on the hub, its weights in `dtype`.
 
-        Raises FileNotFoundError or ValueError for what is missing, damaged, or not built here.
+        Raises FileNotFoundError or ValueError for what is missing, damaged or not built here.
         """
-        return pretrained.read(cls, ModelConfig, name)
+        return read_network(cls, name, llama_config, dtype)
 
 
-def sample(logits: Tensor, temperature: float, top_k: int | None, generator) -> Tensor:
+def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """The next token of each row, (b, 1), from logits (b, vocab_size).
 
-    The likeliest at temperature 0; else drawn from the `top_k` likeliest, or all, by
-    softmax(logits / temperature).
+    It is the likeliest one at temperature 0, otherwise drawn by softmax(logits / temperature).
     """
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    logits, token = logits.float().topk(min(top_k or logits.shape[1], logits.shape[1]))  # (b, k)
-    logits = logits - logits[:, :1]  # at most 0, so that a tiny temperature makes no inf - inf
-    chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
-    return token.gather(1, chosen)
+    probability = (logits.float() / temperature).softmax(-1)
+    return torch.multinomial(probability, 1, generator=generator)
 
 
-# ---- the encoder
+# ---- the sentence encoder
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The size of an Encoder."""
+
+    vocab_size: int = 1024
+    block_size: int = 256  # the longest text, in tokens
+    layers: int = 2
+    heads: int = 4
+    width: int = 128
+    inner: int = 512  # the width inside the MLP
+    eps: float = 1e-5  # of the norms
+    first_token: bool = False  # whether c is the state of the first token, not the mean of all
+    normalize: bool = False  # whether c is scaled to length 1
 
 
 class EncoderBlock(nn.Module):
-    """BERT's block: each half adds to the stream, and the sum is normalised."""
+    """BERT's block: attention in both directions, then an MLP; each adds, and is normalised."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
-        d, self.heads = config.width, config.heads
-        self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
-        self.up, self.down = nn.Linear(d, config.inner), nn.Linear(config.inner, d)
-        self.norm1, self.norm2 = (nn.LayerNorm(d, config.eps) for _ in range(2))
+        width = config.width
+        self.head_size = width // config.heads
+        for name in ("query", "key", "value", "out"):
+            self.add_module(name, nn.Linear(width, width))
+        self.norm1 = nn.LayerNorm(width, config.eps)
+        self.up = nn.Linear(width, config.inner)
+        self.down = nn.Linear(config.inner, width)
+        self.norm2 = nn.LayerNorm(width, config.eps)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        linears = (self.query, self.key, self.value)
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in linears)
-        y = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])  # (b, h, t, d/h)
+        """(b, t, d) -> (b, t, d), where mask (b, 1, 1, t) is true at tokens, false at padding."""
+        q = split_heads(self.query(x), self.head_size)  # (b, h, t, d/h)
+        k = split_heads(self.key(x), self.head_size)
+        v = split_heads(self.value(x), self.head_size)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = self.norm1(x + self.out(y.transpose(1, 2).flatten(2)))
         return self.norm2(x + self.down(F.gelu(self.up(x))))
 
 
 class Encoder(nn.Module):
-    """BERT, and the mean over tokens. (A real one's vector of token type 0 is added to `position`.)
+    """BERT, and one embedding made of its states.
 
-    Its LayerNorms, on the embeddings and behind each block, are what lets it learn quickly from
-    nothing. Embeddings of different texts differ little at first, without them hardly at all.
+    The LayerNorms, on the embeddings and behind each half of a block, are what lets it learn
+    quickly from nothing. At first the embeddings of different texts differ little; without the
+    LayerNorms they would hardly differ at all.
     """
 
-    source = tokenizer = None  # see the top of this file
-    HUB_NAMES = {
-        r"^(word|position)": r"embeddings.\1_embeddings",
-        r"^norm": "embeddings.LayerNorm",
-        r"^blocks": "encoder.layer",
-        r"\.(query|key|value)\b": r".attention.self.\1",
-        r"\.out\b": ".attention.output.dense",
-        r"\.norm1": ".attention.output.LayerNorm",
-        r"\.up\b": ".intermediate.dense",
-        r"\.down\b": ".output.dense",
-        r"\.norm2": ".output.LayerNorm",
-    }
+    pretrained_name: str | None = None  # the folder or hub name, if it has a real model's weights
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
         self.word = nn.Embedding(config.vocab_size, config.width)
@@ -285,13 +330,188 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """c of each text, (b, d), from ids (b, t) and mask (b, t), true where there is a token."""
-        at = torch.arange(ids.shape[1], device=ids.device)
-        x = self.norm(self.word(ids) + self.position(at))  # (b, t, d)
+        x = self.norm(self.word(ids) + self.position.weight[: ids.shape[1]])  # (b, t, d)
         for block in self.blocks:
-            x = block(x, mask)
-        return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+            x = block(x, mask[:, None, None])
+        if self.config.first_token:
+            c = x[:, 0]
+        else:
+            total = (x * mask[:, :, None]).sum(1)
+            c = total / mask.sum(1, keepdim=True)  # the mean; padding does not count
+        return F.normalize(c, dim=-1) if self.config.normalize else c
+
+    def hub_names(self) -> dict[str, str]:
+        """{the name of a parameter here: its name in the files of a real BERT}."""
+        names = {}
+        for name in self.state_dict():
+            theirs = name
+            for ours, replacement in BERT_NAMES.items():
+                theirs = theirs.replace(ours, replacement)
+            names[name] = theirs if name.startswith("blocks") else f"embeddings.{theirs}"
+        return names
 
     @classmethod
     def from_pretrained(cls, name: str) -> "Encoder":
-        """The BERT in a folder, or of that name on the hub; raises as GPT.from_pretrained."""
-        return pretrained.read(cls, ModelConfig, name)
+        """The BERT in a folder, or of that name on the hub; raises as GPT.from_pretrained does."""
+        return read_network(cls, name, bert_config, torch.float32)
+
+
+# ---- real weights: the files in which Hugging Face keeps a model
+#
+#     config.json -> sizes        model.safetensors, or its shards -> parameters
+#
+# Every parameter is filled exactly once, and every tensor is used or known to be of no use. A
+# setting that is not built above is refused by name, because computing it wrongly would be silent.
+
+LLAMA_SIZES = {  # what ModelConfig has: what config.json calls it
+    "vocab_size": "vocab_size",
+    "block_size": "max_position_embeddings",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "width": "hidden_size",
+    "inner": "intermediate_size",
+    "eps": "rms_norm_eps",
+    "theta": "rope_theta",
+    "tied": "tie_word_embeddings",
+}
+BERT_NAMES = {  # parts of the names that Encoder has: what a real BERT calls them
+    "word.": "word_embeddings.",
+    "position.": "position_embeddings.",
+    "blocks.": "encoder.layer.",
+    ".query.": ".attention.self.query.",
+    ".key.": ".attention.self.key.",
+    ".value.": ".attention.self.value.",
+    ".out.": ".attention.output.dense.",
+    ".up.": ".intermediate.dense.",
+    ".down.": ".output.dense.",
+    ".norm1.": ".attention.output.LayerNorm.",
+    ".norm2.": ".output.LayerNorm.",
+    "norm.": "LayerNorm.",
+}
+POSITIONS = "embeddings.position_embeddings.weight"
+TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+UNUSED_TENSORS = ("inv_freq", "position_ids", "pooler.", "cls.", "lm_head")
+
+
+def find_folder(name: str) -> Path:
+    """The folder of that name, else a local copy of the hub's model of that name."""
+    if Path(name).is_dir():
+        return Path(name).resolve()
+    from huggingface_hub import snapshot_download  # the package tokenizers brings it along
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "model*.safetensors"]))
+    except Exception as error:  # a broken connection raises many kinds
+        reason = str(error).strip().partition("\n")[0]
+        hint = "give a folder with config.json, tokenizer.json and model.safetensors"
+        raise FileNotFoundError(f"no folder or model {name} ({reason}): {hint}") from None
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_json_if_there(path: Path) -> dict:
+    return read_json(path) if path.is_file() else {}
+
+
+def refuse_others(settings: dict, built: dict[str, tuple]) -> None:
+    """Raise ValueError for a setting whose value is not among those that are built here."""
+    for key, values in built.items():
+        if settings.get(key) not in values:
+            known = " or ".join(repr(value) for value in values)
+            raise ValueError(f"{key} is {settings.get(key)!r}, and only {known} is built here")
+
+
+def llama_config(folder: Path) -> ModelConfig:
+    """The sizes of a real Llama or Mistral."""
+    settings = read_json(folder / "config.json")
+    settings |= settings.get("rope_parameters") or {}  # where newer files keep rope_theta
+    settings.setdefault("num_key_value_heads", settings["num_attention_heads"])
+    settings.setdefault("tie_word_embeddings", False)
+    built = {
+        "model_type": ("llama", "mistral"),
+        "hidden_act": ("silu",),
+        "rope_scaling": (None,),
+        "rope_type": (None, "default"),
+        "sliding_window": (None,),
+        "attention_bias": (None, False),
+        "mlp_bias": (None, False),
+        "head_dim": (None, settings["hidden_size"] / settings["num_attention_heads"]),
+    }
+    refuse_others(settings, built)
+    ends = []
+    for found in (settings, read_json_if_there(folder / "generation_config.json")):
+        end = found.get("eos_token_id", [])
+        ends += end if isinstance(end, list) else [end]
+    sizes = {ours: settings[theirs] for ours, theirs in LLAMA_SIZES.items()}
+    return ModelConfig(**sizes, eos=tuple(dict.fromkeys(ends)))
+
+
+def bert_config(folder: Path) -> EncoderConfig:
+    """The sizes of a real BERT, and how sentence-transformers makes one embedding of its states."""
+    settings = read_json(folder / "config.json")
+    refuse_others(settings, {"model_type": ("bert",), "hidden_act": ("gelu",)})
+    sentence = read_json_if_there(folder / "sentence_bert_config.json")
+    pooling = read_json_if_there(folder / "1_Pooling" / "config.json")
+    chosen = [name for name, value in pooling.items() if "mode" in name and value is True]
+    steps = [
+        step["type"].rpartition(".")[2] for step in read_json_if_there(folder / "modules.json")
+    ]
+    built = (
+        "Transformer",
+        "Pooling",
+        "Normalize",
+        "pooling_mode_cls_token",
+        "pooling_mode_mean_tokens",
+    )
+    for step in chosen + steps:
+        refuse_others({"sentence embedding": step}, {"sentence embedding": built})
+    return EncoderConfig(
+        vocab_size=settings["vocab_size"],
+        block_size=sentence.get("max_seq_length") or settings["max_position_embeddings"],
+        layers=settings["num_hidden_layers"],
+        heads=settings["num_attention_heads"],
+        width=settings["hidden_size"],
+        inner=settings["intermediate_size"],
+        eps=settings["layer_norm_eps"],
+        first_token=chosen == ["pooling_mode_cls_token"],
+        normalize="Normalize" in steps,
+    )
+
+
+def read_network(kind: type, name: str, read_config: Callable, dtype: torch.dtype):
+    """A GPT or an Encoder with the weights of a folder or of the hub, each in `dtype`.
+
+    It is built without memory of its own and takes over the tensors of the files, so that loading
+    a model takes hardly more memory than the model.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise ValueError("to read real weights, pip install safetensors") from None
+    folder = find_folder(name)
+    try:
+        with torch.device("meta"):
+            network = kind(read_config(folder))
+        index = read_json_if_there(folder / "model.safetensors.index.json")
+        tensors = {}
+        for file in set(index["weight_map"].values()) if index else ["model.safetensors"]:
+            content = safe_open(folder / file, framework="pt")
+            for key in content.keys():  # noqa: SIM118 (it is no dictionary)
+                tensors[key.removeprefix("bert.")] = content.get_tensor(key).to(dtype)
+        token_types = tensors.pop(TOKEN_TYPES, None)
+        if token_types is not None:  # every token of a description has type 0
+            tensors[POSITIONS] += token_types[0]
+            tensors[POSITIONS] = tensors[POSITIONS][: network.config.block_size]
+        weights = {ours: tensors.pop(theirs) for ours, theirs in network.hub_names().items()}
+        left = [key for key in tensors if not any(part in key for part in UNUSED_TENSORS)]
+        if left:
+            raise ValueError(f"nothing here uses the tensor {left[0]} ({len(left)} such)")
+        network.load_state_dict(weights, assign=True)  # torch compares names and shapes
+    except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder} is incomplete, damaged or not built here: {reason}") from None
+    network.pretrained_name = str(folder) if Path(name).is_dir() else name
+    return network

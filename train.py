@@ -1,54 +1,60 @@
 """Train Zhyper end to end, beside the baselines that a sceptic would ask for, and print one table.
 
-1. read the data, train a tokenizer on it and pretrain the backbone, or take a real one
+1. read the data; train a tokenizer on it and pretrain the backbone, or take a real model
 2. train each method through the backbone, which is frozen
-3. evaluate: every split, and one of them with the description swapped, random and absent
+3. evaluate every split, and one of them with the description swapped, random and absent
 
-python train.py                                                      # invented cultures
-python train.py --preset smoke                                       # the same in seconds
-python train.py --data voices --preset voices --lr 1e-3              # a real text
-python train.py --data instructions --preset instructions --lr 5e-4  # the paper's own data
-python train.py --preset real                                        # real models
-torchrun --nproc-per-node 2 train.py                                 # several devices
-A run that was stopped goes on with the same command. Several seeds: tests/evidence.py.
+python train.py                                    # invented cultures
+python train.py --preset smoke                     # the same in seconds
+python train.py --data votes                       # real votes of the United Nations
+python train.py --data votes --preset real         # with a real backbone and a real encoder
+torchrun --nproc-per-node 2 train.py               # on several devices
+
+A run that was stopped goes on with the same command. Several seeds: tests/evidence/run.py.
 """
 
+import argparse
+import csv
+import json
 import math
 import os
 import random
-import statistics
+import string
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import Data, Record, columns, load  # a Record is one row: see data/__init__.py
-from data._cli import check_positive, one_line_errors, option, parse, table
-from data._controls import evaluated_splits, fitting, other_descriptions
-from data._files import fingerprint, only_writer, open_results, read_file, remove_file, write_file
-from data._prompting import BARE, PLAIN, choose
-from data._rows import batches, of_first
-from data._tokenizer import train_tokenizer
+from data import SPLITS, Data, Record, load
+from data.batches import Rows, draw
+from data.tokenizer import encode_open, read_tokenizer, token_counts, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
-from model import GPT, MODULES, Encoder, ModelConfig
-from zhyper import Zhyper
+from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
+from zhyper import Zhyper, read_torch, write_torch
 
-RANK = int(os.environ.get("RANK", 0))  # which process of torchrun's this is; 0 writes and evaluates
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # and how many there are
-ROW = 128  # tokens of a row in pretraining
+DISTRIBUTED = distributed.is_available() and distributed.is_torchelastic_launched()
+RANK = int(os.environ["RANK"]) if DISTRIBUTED else 0  # which of torchrun's processes this is
+WORLD_SIZE = int(os.environ["WORLD_SIZE"]) if DISTRIBUTED else 1  # and how many there are
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
-DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRETRAIN_TOKENS = 128  # of a row in pretraining
+
+
+# ---- what can be trained, how large, and with which options
 
 
 @dataclass(frozen=True)
 class Method:
-    """How one method is trained; `kind` None trains nothing."""
+    """How one method is trained. Without a `kind` nothing is trained."""
 
     kind: str | None = None  # a key of hyper.HYPERNETWORKS
     rank: int = 8
@@ -56,21 +62,22 @@ class Method:
     lr: float = 2e-3  # three times that for A and B, which serve all contexts
     scale: float = 2.0  # alpha / rank
     spread: float = 8.0  # see HyperConfig
-    in_prompt: bool = False  # the description also stands before the prompt
+    description_in_prompt: bool = False  # the backbone, too, reads the description
     batch: int | None = None  # descriptions a step, where the preset's number does not suit
 
 
 METHODS = {
     "frozen": Method(),
-    "prompt": Method(in_prompt=True),
-    "lora": Method("lora"),
-    "lora-prompt": Method("lora", rank=32, in_prompt=True, batch=8),  # long rows: few make a step
-    "t2l": Method("t2l", trunk="paper", lr=1e-3),
-    "t2l-gated": Method("t2l", lr=1e-3),
-    "zhyper-diag": Method("zhyper-diag", rank=32, spread=3.0),
-    "zhyper-diag-paper": Method("zhyper-diag", rank=32, trunk="paper", lr=5e-4),
-    "zhyper-square": Method("zhyper-square", lr=1e-3),
-    "zhyper-square-paper": Method("zhyper-square", trunk="paper", lr=5e-4),
+    "prompt": Method(description_in_prompt=True),
+    "lora": Method(kind="lora"),
+    # its rows are long, so that few of them make a step
+    "lora-prompt": Method(kind="lora", rank=32, description_in_prompt=True, batch=8),
+    "t2l": Method(kind="t2l", trunk="paper", lr=1e-3),
+    "t2l-gated": Method(kind="t2l", lr=1e-3),
+    "zhyper-diag": Method(kind="zhyper-diag", rank=32),
+    "zhyper-diag-paper": Method(kind="zhyper-diag", rank=32, trunk="paper", lr=5e-4),
+    "zhyper-square": Method(kind="zhyper-square", lr=1e-3),
+    "zhyper-square-paper": Method(kind="zhyper-square", trunk="paper", lr=5e-4),
 }
 
 
@@ -78,40 +85,61 @@ METHODS = {
 class Preset:
     """The sizes of a run. Edit one, or add your own."""
 
-    backbone: ModelConfig | str = ModelConfig()  # a size, or the name of a real one
-    encoder: ModelConfig | str = ModelConfig(layers=2, inner=512)
+    backbone: ModelConfig | str = ModelConfig()  # a size, or the name of a real model
+    encoder: EncoderConfig | str = EncoderConfig()
     pretrain_steps: int = 350
     pretrain_lr: float = 4e-3
     pretrain_batch: int = 8  # rows a step
-    steps: int = 560
+    steps: int = 800
     batch: int = 32  # descriptions a step ...
-    questions: int = 4  # ... and rows for each, at most
-    evaluate: int | None = None  # rows of a split, at most
-    checkpoint: int = 100  # steps from one checkpoint to the next
-    first: int = 0  # the lowest adapted layer; states below it are computed once for each row
+    questions: int = 4  # ... and at most so many questions for each
+    lowest_layer: int = 2  # the lowest adapted layer: what is below it is computed only once
     lr: float | None = None  # of every method, in place of its own
+    evaluate: int | None = None  # records of a split that are evaluated, at most
+    log: int = 100  # steps from one line of the log to the next, and from checkpoint to checkpoint
 
 
-TINY = ModelConfig(512, layers=1, heads=2, kv_heads=2, width=64, inner=256)
-LARGE = ModelConfig(4096, 512, layers=4, heads=6, kv_heads=6, width=384, inner=1536)
-LONG = {"pretrain_lr": 2e-3, "pretrain_batch": 16}
-SMOL, MINI = "HuggingFaceTB/SmolLM2-135M-Instruct", "sentence-transformers/all-MiniLM-L6-v2"
 PRESETS = {
     "default": Preset(),
-    "smoke": Preset(replace(TINY, layers=2), TINY, 60, steps=40, evaluate=64, checkpoint=5),
-    "instructions": Preset(pretrain_steps=2500, **LONG, steps=400, questions=2),
-    "voices": Preset(pretrain_steps=500, **LONG, steps=200, batch=16),
-    "gpu": Preset(replace(LARGE, layers=6), LARGE, 3000, 1e-3, 16, steps=3000, batch=64),
-    "real": Preset(SMOL, MINI, steps=1500, batch=16, questions=3, evaluate=256, first=24, lr=1e-3),
+    "smoke": Preset(
+        backbone=ModelConfig(vocab_size=512, layers=2, heads=2, kv_heads=2, width=64, inner=256),
+        encoder=EncoderConfig(vocab_size=512, layers=1, heads=2, width=64, inner=256),
+        pretrain_steps=60,
+        steps=40,
+        lowest_layer=1,
+        evaluate=64,
+        log=10,
+    ),
+    "instructions": Preset(
+        pretrain_steps=2500, pretrain_lr=2e-3, pretrain_batch=16, steps=400, questions=2
+    ),
+    "voices": Preset(
+        pretrain_steps=500, pretrain_lr=2e-3, pretrain_batch=16, steps=200, batch=16, log=20
+    ),
+    "real": Preset(
+        backbone="HuggingFaceTB/SmolLM2-135M-Instruct",
+        encoder="sentence-transformers/all-MiniLM-L6-v2",
+        steps=1500,
+        batch=16,
+        questions=3,
+        lowest_layer=24,
+        lr=1e-3,
+        evaluate=256,
+    ),
 }
+
+
+def option(default, text: str):
+    """A field of Settings, with the help that the command line shows for it."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The command line: each field is an option. Raises ValueError for a value that cannot be."""
+    """The command line: each field is an option. Raises ValueError for a name that is not known."""
 
     data: str = option("cultures", "a built-in data set, or a file.jsonl of records")
-    data_path: str | None = option(None, "the file or folder of a data set that is not generated")
+    data_path: str | None = option(None, "the file or folder of a data set that is downloaded")
     descriptions: str | None = option(None, "a JSON file {context: [description, ...]} of more")
     contexts: int | None = option(None, "how many to train on, where the data set can choose")
     methods: str = option("frozen,prompt,zhyper-diag", f"or all: {', '.join(METHODS)}")
@@ -120,331 +148,547 @@ class Settings:
     backbone: str | None = option(None, "a pretrained Llama: its folder, or its name on the hub")
     encoder: str | None = option(None, "a pretrained BERT: likewise")
     train_encoder: bool = option(False, "train a pretrained encoder too")
-    out: str | None = option(None, "the run folder; out/DATA if left out")
+    out: str | None = option(None, "the run folder; out/DATA-PRESET if left out")
     force: bool = option(False, "replace what the run folder holds")
-    device: str = option(DEVICES[0], f"of this machine's: {', '.join(DEVICES)}")
+    device: str = option(ACCELERATOR.type if ACCELERATOR else "cpu", "cpu, cuda or mps")
     rank: int | None = option(None, "of every adapter; each method's own if left out")
-    modules: str = option("q,k,v,o", f"which linears are adapted, of {','.join(MODULES)}")
+    modules: str = option("q,k,v,o", f"which linear layers are adapted, of {','.join(MODULES)}")
+    lowest_layer: int | None = option(None, "the lowest adapted layer; the preset's if left out")
     trunk: str | None = option(None, f"of every hypernetwork, {' or '.join(TRUNKS)}")
     steps: int | None = option(None, "of training a method; the preset's if left out")
-    seconds: int | None = option(None, "of training a method, in place of steps")
     lr: float | None = option(None, "peak learning rate of every method")
-    dtype: str = option("fp32", "of the products in training, fp32 or bf16")
-    compile: bool = option(False, "torch.compile: pays on a GPU, in long runs")
-    validate: bool = option(False, "evaluate on the split for choosing settings, and no other")
+    dtype: str = option("fp32", "in which the frozen model is kept, fp32 or bf16")
+    validate: bool = option(False, "evaluate the split for choosing settings, and no other")
 
     def __post_init__(self):
-        for name in self.chosen:
+        for name in self.chosen_methods:
             check_choice("method", name, METHODS)
         check_choice("preset", self.preset, PRESETS)
-        self.hyper_config(METHODS["zhyper-diag"])  # checks rank, modules and trunk
-        check_choice("device", self.device, DEVICES)
-        check_choice("dtype", self.dtype, ["fp32", "bf16"])
-        check_positive(self, ("seed", "contexts", "rank", "steps", "seconds", "lr"))
-        if self.seconds and WORLD_SIZE > 1:
-            raise ValueError("seconds are counted by one process: give --steps to torchrun")
+        check_choice("dtype", self.dtype, DTYPES)
+        self.hyper_config(METHODS["zhyper-diag"])  # raises for an impossible rank or module
 
     @property
-    def chosen(self) -> list[str]:
-        names = dict.fromkeys(self.methods.replace(" ", "").split(","))
-        return list(METHODS) if list(names) == ["all"] else list(names)
+    def chosen_methods(self) -> list[str]:
+        return list(METHODS) if self.methods == "all" else self.methods.split(",")
 
     @property
     def run(self) -> Path:
-        return Path(self.out or Path("out") / Path(self.data).stem)
-
-    @property
-    def identity(self) -> dict:
-        """What two runs must have in common for their methods to stand in one table."""
-        own = vars(self) | {"sizes": repr(PRESETS[self.preset])}  # which may be edited
-        return {k: v for k, v in own.items() if k not in ("methods", "out", "force", "device")}
+        return Path(self.out or f"out/{Path(self.data).stem}-{self.preset}")
 
     def hyper_config(self, method: Method) -> HyperConfig:
-        rank = method.rank if self.rank is None else self.rank
-        trunk = method.trunk if self.trunk is None else self.trunk
-        where = tuple(self.modules.replace(" ", "").split(",")), PRESETS[self.preset].first, trunk
-        return HyperConfig(method.kind, rank, method.scale * rank, *where, spread=method.spread)
+        rank = self.rank or method.rank
+        lowest = PRESETS[self.preset].lowest_layer
+        return HyperConfig(
+            kind=method.kind,
+            rank=rank,
+            alpha=method.scale * rank,
+            modules=tuple(self.modules.split(",")),
+            lowest_layer=lowest if self.lowest_layer is None else self.lowest_layer,
+            trunk=self.trunk or method.trunk,
+            spread=method.spread,
+        )
 
 
-# ---- the training loop, and the two trainings
+# ---- the training loop, and the two trainings that use it
 
 
 def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
-    """The share of the peak rate: up in a straight line, then down a cosine to a tenth."""
+    """The share of the peak rate: a linear warm-up, then a cosine down to a tenth."""
     warmup = min(warmup, steps // 4)
     if step < warmup:
         return (step + 1) / warmup
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    done = (step - warmup) / max(1, steps - warmup)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
 
 
-def optimise(name, network, groups, stream, loss_of, steps, seconds, settings) -> dict:
-    """Train the parameters in `groups`, each with its peak rate, on the loss of batch after batch.
+def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
+    """What is trained, each with its peak rate. Weight decay is for matrices only."""
+    groups = {}
+    for name, weight in system.named_parameters():
+        if not weight.requires_grad:
+            continue
+        peak = lr
+        if name.startswith(("hypernetwork.A.", "hypernetwork.B.")):
+            peak = 3 * lr  # all contexts share them
+        if name.startswith("encoder.") and system.encoder.pretrained_name:
+            peak = lr / 20  # it can read already
+        matrix = weight.dim() > 1 and not name.endswith(("bias", "gate"))
+        decay = 0.01 if matrix else 0.0
+        alike = {"params": [], "peak": peak, "weight_decay": decay}
+        groups.setdefault((peak, decay), alike)["params"].append(weight)
+    return list(groups.values())
 
-    Given `seconds`, as many steps as fit into them at the median time so far. Goes on from a
-    checkpoint, on a CPU to the same bits. Raises ValueError if the loss is not finite.
+
+def optimise(
+    name: str,
+    system: Zhyper,
+    lr: float,
+    steps: int,
+    batches: Iterator[tuple],
+    held_out: tuple,
+    settings: Settings,
+) -> dict:
+    """Train what requires a gradient, on the mean loss of batch after batch.
+
+    A batch, and `held_out` for the validation loss, are the two arguments of Zhyper.forward. Every
+    so many steps a line says how training goes, and a checkpoint is written, from which the same
+    command goes on. Raises ValueError if the loss is no number any more.
     """
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    parameters = [p for group in groups for p in group["params"]]
-    checkpoint, times, losses = settings.run / f"checkpoint-{name}.pt", [], []
-    of = [name, fingerprint(getattr(network, "backbone", network)), *(g["peak"] for g in groups)]
-
-    def restore(saved: dict) -> tuple:
-        network.load_state_dict(network.state_dict() | saved["weights"])
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"])
-        return saved["steps"], saved["times"], saved["losses"]
-
+    weights = [weight for weight in system.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(parameter_groups(system, lr), lr=lr, fused=True)
+    checkpoint = settings.run / "checkpoint.pt"
+    made_of = f"{name} {METHODS.get(name)}"
+    done, seconds, curve = 0, 0.0, []
     if checkpoint.exists():
-        steps, times, losses = read_file(checkpoint, restore, of)
-    step, total = len(times), None if seconds else steps
-    for _ in range(step):  # what it read before it was stopped
-        next(stream)
-    model = DistributedDataParallel(network, broadcast_buffers=False) if WORLD_SIZE > 1 else network
-    cast = torch.autocast(parameters[0].device.type, torch.bfloat16, settings.dtype == "bf16")
-    with tqdm(desc=name, total=total, initial=step, disable=RANK > 0) as bar:
-        while step < steps:
-            start, share = time.perf_counter(), learning_rate(step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
-            batch = next(stream)  # 1. read
-            with cast:
-                loss = loss_of(model, batch)  # 2. forward
-            loss.backward()  # 3. backward
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()  # 4. step
-            optimizer.zero_grad()
-            losses.append(round(loss.item(), 5))  # 5. log
-            times.append(time.perf_counter() - start)
-            if not math.isfinite(losses[-1]):
-                what = f"{name}: the loss is {losses[-1]} at step {step}: lower the rate"
-                raise ValueError(f"{what}, {groups[-1]['peak']:.2g} (--lr or pretrain_lr), --force")
-            step += 1
-            if seconds:
-                steps = max(step, round(seconds / statistics.median(times)))
-            bar.set_postfix(loss=losses[-1], refresh=False)
-            bar.update()
-            if step % PRESETS[settings.preset].checkpoint == 0 or step == steps:
-                own, weights = network.state_dict(), network.named_parameters()  # 6. checkpoint
-                frozen = {name for name, weight in weights if not weight.requires_grad}
-                state = {"weights": {n: own[n] for n in own if n not in frozen}}
-                state |= {"optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
-                state |= {"of": of, "steps": steps, "times": times, "losses": losses}
-                write_file(checkpoint, state)
-    return {"steps": step, "seconds": sum(times), "losses": losses[::10]}
+        saved = read_torch(checkpoint)
+        if saved["made_of"] == made_of:
+            system.load_state_dict(system.state_dict() | saved["weights"])
+            optimizer.load_state_dict(saved["optimizer"])
+            done, seconds, curve = saved["done"], saved["seconds"], saved["curve"]
+            say(f"{name}: goes on from step {done}")
+    model = DistributedDataParallel(system) if DISTRIBUTED else system
+    log_every = PRESETS[settings.preset].log
+    losses, tokens_read, clock = [], 0, time.perf_counter()
+    for step in tqdm(range(done, steps), name, steps, initial=done, disable=RANK > 0):
+        # 1. read
+        share = learning_rate(step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = share * group["peak"]
+        rows, descriptions = next(batches)
+        # 2. forward
+        loss, tokens, _ = model(rows, descriptions)
+        loss = loss.sum() / tokens.sum()
+        # 3. backward
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        # 4. step
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())  # fetched from a GPU only when it is needed
+        tokens_read += rows.ids.size
+        done = step + 1
+        if done % log_every and done < steps:
+            continue
+        # 5. log
+        mean_loss = torch.stack(losses).mean().item()
+        if not math.isfinite(mean_loss):
+            raise ValueError(f"{name}: the loss is {mean_loss} before step {done}: lower --lr")
+        took = time.perf_counter() - clock
+        seconds += took
+        with torch.no_grad():
+            held_out_loss, held_out_tokens, _ = system.eval()(*held_out)
+        system.train()
+        line = {
+            "method": name,
+            "step": done,
+            "loss": round(mean_loss, 4),
+            "validation_loss": round((held_out_loss.sum() / held_out_tokens.sum()).item(), 4),
+            "learning_rate": f"{share * lr:.2e}",
+            "tokens_per_second": round(tokens_read / took),
+        }
+        curve.append(line)
+        write_log(settings, line)
+        # 6. checkpoint
+        if RANK == 0:
+            frozen = {n for n, weight in system.named_parameters() if not weight.requires_grad}
+            trained = {n: w for n, w in system.state_dict().items() if n not in frozen}
+            state = {"made_of": made_of, "weights": trained, "optimizer": optimizer.state_dict()}
+            write_torch(checkpoint, state | {"done": done, "seconds": seconds, "curve": curve})
+        losses, tokens_read, clock = [], 0, time.perf_counter()
+    return {"steps": steps, "seconds": seconds, "curve": curve}
 
 
 def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> dict:
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good."""
-    preset, rng = PRESETS[settings.preset], random.Random(settings.seed)
-    texts = [[*ids, system.backbone.config.eos] for ids in system.ids(documents, "document")]
+    preset = PRESETS[settings.preset]
+    rng = np.random.default_rng([settings.seed, RANK])
+    texts = encode_open(system.tokenizer, documents, "document")
 
-    def read() -> Iterator[Tensor]:  # (b, t+1), rows of whole documents but for the last
+    def packed() -> Iterator[tuple[Rows, None]]:
         while True:
-            drawn = [rng.choices(texts, k=ROW) for _ in range(preset.pretrain_batch)]  # enough
-            rows = [[i for text in several for i in text][: ROW + 1] for several in drawn]
-            yield torch.tensor(rows, device=system.device)
+            rows = []
+            for _ in range(max(1, preset.pretrain_batch // WORLD_SIZE)):
+                row = []
+                while len(row) <= PRETRAIN_TOKENS:
+                    row += texts[rng.integers(len(texts))]
+                    row.append(system.backbone.config.eos[0])
+                rows.append(row[: PRETRAIN_TOKENS + 1])
+            rows = np.array(rows)
+            yield Rows(ids=rows[:, :-1], targets=rows[:, 1:]), None
 
-    def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
-        own = ids[RANK::WORLD_SIZE]  # this process's part
-        logits = model(own[:, :-1]).flatten(0, 1).float()
-        loss = nn.functional.cross_entropy(logits, own[:, 1:].flatten(), reduction="sum")
-        return loss * WORLD_SIZE / ids[:, 1:].numel()  # averaged over processes: the mean
-
-    model, steps = system.backbone.requires_grad_(True).train(), preset.pretrain_steps
-    groups = [{"params": list(model.parameters()), "peak": preset.pretrain_lr}]
-    done = optimise("backbone", model, groups, read(), loss_of, steps, None, settings)
-    model.requires_grad_(False).eval()
+    batches = packed()
+    held_out = next(batches)
+    system.backbone.requires_grad_(True)
+    lr, steps = preset.pretrain_lr, preset.pretrain_steps
+    done = optimise("backbone", system.train(), lr, steps, batches, held_out, settings)
+    system.requires_grad_(False).eval()
     return done
 
 
-def fit(system: Zhyper, name: str, method: Method, records, settings: Settings) -> dict:
+def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
     """Train hypernetwork and encoder, unless that is frozen, on the loss of answers alone."""
-    preset = PRESETS[settings.preset]
-    steps, lr = settings.steps or preset.steps, settings.lr or preset.lr or method.lr
-
-    def loss_of(model: nn.Module, rows: list[Record]) -> Tensor:
-        loss, tokens, _ = model(*columns(rows[RANK::WORLD_SIZE]))  # Zhyper.score
-        total = tokens.detach().sum()
-        if WORLD_SIZE > 1:
-            distributed.all_reduce(total)
-        return loss.sum() * WORLD_SIZE / total  # averaged over processes: the mean over all rows
-
+    method, preset = METHODS[name], PRESETS[settings.preset]
+    records = data.split("train")
+    rng = np.random.default_rng([settings.seed, 1])
     if system.encoder:
         texts = sorted({record.description for record in records})
-        texts = random.Random(settings.seed).sample(texts, min(len(texts), 1024))
+        texts = rng.choice(texts, min(len(texts), 1024), replace=False).tolist()
         with torch.no_grad():
-            system.hypernetwork.trunk.standardise.measure(system.embed(texts))
-    rest = {n: p for n, p in system.named_parameters() if p.requires_grad}
-    shared = [rest.pop(n) for n in [*rest] if n.startswith(("hypernetwork.A.", "hypernetwork.B."))]
-    tuned = [rest.pop(n) for n in [*rest] if n.startswith("encoder.") and system.encoder.tokenizer]
-    peaks = (shared, 3 * lr), (tuned, lr / 20), (rest.values(), lr)  # tuned: a real encoder
-    groups = [{"params": [*some], "peak": peak} for some, peak in peaks]
-    rows = batches(records, method.batch or preset.batch, preset.questions, settings.seed)
-    return optimise(name, system.train(), groups, rows, loss_of, steps, settings.seconds, settings)
+            system.hypernetwork.measure(system.embed(texts))
+
+    def read_by_backbone(record: Record) -> tuple[str, str, str | None]:
+        shown = record.description if method.description_in_prompt else None
+        return record.prompt, record.answer, shown
+
+    distinct = list(dict.fromkeys(map(read_by_backbone, records)))
+    place = {texts: i for i, texts in enumerate(distinct)}
+    all_rows = system.with_states(system.encode_rows(*zip(*distinct, strict=True)))
+
+    def batches() -> Iterator[tuple[Rows, list[str]]]:
+        for drawn in draw(records, method.batch or preset.batch, preset.questions, rng):
+            own = drawn[RANK::WORLD_SIZE]
+            rows = all_rows.take([place[read_by_backbone(record)] for record in own])
+            yield rows, [record.description for record in own]
+
+    validation = some(data.split("validation") or records, 64, settings.seed)
+    prompts, answers, descriptions = columns(validation)
+    held_out = (system.encode_rows(prompts, answers, descriptions), descriptions)
+    lr, steps = settings.lr or preset.lr or method.lr, settings.steps or preset.steps
+    return optimise(name, system.train(), lr, steps, batches(), held_out, settings)
 
 
 # ---- evaluation
 
 
-@torch.no_grad()
-def score_rows(system: Zhyper, records: Sequence[Record], descriptions=None) -> tuple[Tensor, ...]:
-    """Loss, tokens and exact match of Zhyper.score, under own or other descriptions; (n,) each.
+def columns(records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
+    """Prompts, answers and descriptions: what Zhyper.score takes."""
+    prompts = [record.prompt for record in records]
+    answers = [record.answer for record in records]
+    return prompts, answers, [record.description for record in records]
 
-    And choice: 1 if the right one has the lowest loss per token of the row's choices, else 0.
+
+def some(records: Sequence[Record], most: int | None, seed: int) -> list[Record]:
+    """At most so many of the records, the same for every method."""
+    count = min(most or len(records), len(records))
+    return random.Random(seed).sample(records, count)
+
+
+@torch.no_grad()
+def score_records(system: Zhyper, records: Sequence[Record], descriptions=None) -> Tensor:
+    """Loss (nats), tokens and exactness of each record's answer, (3, n), on the CPU.
+
+    The descriptions are the records' own, or those that are given. Texts of like length are read
+    together, so that little is spent on padding.
     """
-    prompts, _, own = columns(records)
-    descriptions, parts = descriptions or own, []
-    for at in range(0, len(records), 256):
-        rows = slice(at, at + 256)
-        answers = [record.candidates for record in records[rows]]  # the right one is the first
-        scored = system.score(prompts[rows], answers, descriptions[rows])
-        parts.append(of_first([x.cpu().double() for x in scored], answers))  # with choice
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+    prompts, answers, own = columns(records)
+    texts = list(zip(prompts, answers, descriptions or own, strict=True))
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i][0] + texts[i][1]))
+    found = torch.zeros(3, len(texts))
+    for start in range(0, len(order), 64):
+        part = order[start : start + 64]
+        scored = system.score(*zip(*[texts[i] for i in part], strict=True))
+        found[:, part] = torch.stack([values.float().cpu() for values in scored])
+    return found
 
 
 def evaluate(system: Zhyper, records: Sequence[Record], descriptions=None) -> dict:
-    """Exact-match accuracy, choice, loss per answer token (nats) and the number of rows."""
-    loss, tokens, exact, choice = score_rows(system, records, descriptions)
-    found = {"accuracy": exact.mean().item(), "nll": (loss.sum() / tokens.sum()).item()}
-    if any(has := [bool(record.choices) for record in records]):
-        found["choice"] = choice[torch.tensor(has)].mean().item()
-    return found | {"n": len(records)}
+    """Exact-match accuracy and the loss per answer token (nats)."""
+    loss, tokens, exact = score_records(system, records, descriptions)
+    return {"accuracy": exact.mean().item(), "nll": (loss.sum() / tokens.sum()).item()}
+
+
+def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[str]:
+    """For each record the description of another context, one under which its answer is wrong.
+
+    It is taken from a record with the same prompt or, if there is none, from any other. Raises
+    ValueError if there is no such record.
+    """
+    chosen = []
+    for record in records:
+        others = [other for other in records if disagree(other, record)]
+        if not others:
+            problem = f"the split {record.split!r} has no context but {record.context!r}"
+            raise ValueError(f"{problem} that answers otherwise: add one to swap with")
+        same_prompt = [other for other in others if other.prompt == record.prompt]
+        chosen.append(rng.choice(same_prompt or others).description)
+    return chosen
+
+
+def disagree(a: Record, b: Record) -> bool:
+    return a.context != b.context and a.answer != b.answer and a.description != b.description
+
+
+def random_text(rng: random.Random) -> str:
+    """Twelve words of random letters: a description that says nothing."""
+    words = [rng.choices(string.ascii_lowercase, k=rng.randint(2, 8)) for _ in range(12)]
+    return " ".join("".join(letters) for letters in words)
+
+
+def evaluated_splits(data: Data, settings: Settings) -> dict[str, list[Record]]:
+    """{split: its evaluated records}. Raises ValueError if there are none."""
+    splits = {}
+    for name in SPLITS:
+        records = some(data.split(name), PRESETS[settings.preset].evaluate, settings.seed)
+        if records and name != "train" and settings.validate == (name == "validation"):
+            splits[name] = records
+    if not splits:
+        raise ValueError(f"{data.name} has no records to evaluate: give some another split")
+    return splits
 
 
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
-    """`splits`, `controls` and `margin`, by how much swapped is worse, of a row of results.json."""
-    names, controlled = evaluated_splits(data, settings.validate)
-    splits, limit = {}, PRESETS[settings.preset].evaluate
-    for split in names:
-        rows = data.split(split)
-        rows = random.Random(settings.seed).sample(rows, len(rows))
-        splits[split] = evaluate(system, rows[:limit])
-        if split == controlled:  # drawn for all rows: a sample may have one context only
-            others = other_descriptions(rows, settings.seed)
-            controls = {k: evaluate(system, rows[:limit], v[:limit]) for k, v in others.items()}
-    measure, sign = ("nll", -1) if data.free_text else ("accuracy", 1)
-    margin = sign * (splits[controlled][measure] - controls["swapped"][measure])
-    return {"splits": splits, "controls": controls, "margin": margin}
+    """Every split; the controls, on one of them; and the margin, by how much swapped is worse."""
+    splits = evaluated_splits(data, settings)
+    results = {split: evaluate(system, records) for split, records in splits.items()}
+    split = "unseen" if "unseen" in splits else next(iter(splits))
+    records, rng = splits[split], random.Random(settings.seed)
+    controls = {
+        "swapped": swapped_descriptions(records, rng),
+        "random": [random_text(rng) for _ in records],
+        "none": [None] * len(records),
+    }
+    for control, descriptions in controls.items():
+        results[control] = evaluate(system, records, descriptions)
+    measure = measure_of(data)
+    margin = results[split][measure] - results["swapped"][measure]
+    return {"evaluated": results, "margin": -margin if measure == "nll" else margin}
+
+
+def measure_of(data: Data) -> str:
+    return "nll" if data.free_text else "accuracy"
+
+
+def evaluate_guesses(guesses: dict[Record, str], data: Data, settings: Settings) -> dict:
+    """The same for guesses that train nothing: one of data.references."""
+    results = {}
+    for split, records in evaluated_splits(data, settings).items():
+        right = [guesses[record] == record.answer for record in records]
+        results[split] = {"accuracy": sum(right) / len(right)}
+    return {"evaluated": results}
+
+
+def table(results: dict) -> str:
+    """Results as Markdown, a column for each method: accuracy, or for free text loss per token."""
+    rows = results["rows"]
+    lines = [[results["measure"], *rows], ["---"] * (1 + len(rows))]
+    for name in ("trainable", "encoder", "steps", "seconds"):
+        lines.append([name, *(f"{row.get(name, 0):,.0f}" for row in rows.values())])
+    first = next(iter(rows.values()))
+    for name in first["evaluated"]:
+        found = [row["evaluated"].get(name) for row in rows.values()]
+        lines.append([name, *(f"{x[results['measure']]:.3f}" if x else "" for x in found)])
+    margins = [row.get("margin") for row in rows.values()]
+    lines.append(["margin", *("" if x is None else f"{x:z.3f}" for x in margins)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+# ---- the run folder: settings.json, backbone.pt, METHOD.pt, results.json, log.csv, checkpoint.pt
+
+
+def say(text: str) -> None:
+    if RANK == 0:
+        tqdm.write(text, file=sys.stderr)
+
+
+def write_log(settings: Settings, line: dict) -> None:
+    """Say a line, and add it to log.csv."""
+    say("  ".join(f"{name} {value}" for name, value in line.items()))
+    if RANK == 0:
+        with open(settings.run / "log.csv", "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, line)
+            if not file.tell():
+                writer.writeheader()
+            writer.writerow(line)
+
+
+def write_json(path: Path, content: dict) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_results(settings: Settings, results: dict) -> None:
+    if RANK == 0:
+        write_json(settings.run / "results.json", results)
+
+
+def save_backbone(base: Zhyper, settings: Settings) -> None:
+    if RANK == 0:
+        base.save(settings.run / "backbone.pt")
+
+
+def open_run(settings: Settings, data: Data) -> dict:
+    """The results that the run folder holds, if these very settings and this data made them.
+
+    Raises ValueError if others did. With `force` the folder is emptied first.
+    """
+    run, free = settings.run, ("methods", "out", "force", "device")
+    made_of = {name: value for name, value in vars(settings).items() if name not in free}
+    made_of |= {"sizes": repr(PRESETS[settings.preset]), "records": data.fingerprint}
+    if RANK == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        if settings.force:
+            for file in [*run.glob("*.pt"), *run.glob("*.json"), *run.glob("log.csv")]:
+                file.unlink()
+        if not (run / "settings.json").exists():
+            write_json(run / "results.json", {"measure": measure_of(data), "rows": {}})
+            write_json(run / "settings.json", made_of)
+    if DISTRIBUTED:
+        distributed.barrier()  # the others wait until the first has made the folder
+    known = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    others = [name for name in made_of if known.get(name) != made_of[name]]
+    if others:
+        raise ValueError(f"{run} has another {', another '.join(others)}: choose --out, or --force")
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
 
 
 # ---- the main job
 
 
-def build_encoder(base: Zhyper, settings: Settings) -> Encoder:
-    """A real one, frozen unless it is to be trained, or a fresh one on base's tokenizer."""
-    given = settings.encoder or PRESETS[settings.preset].encoder
-    if not isinstance(given, str):
-        return Encoder(replace(given, vocab_size=base.backbone.config.vocab_size))
-    encoder = Encoder.from_pretrained(given).requires_grad_(settings.train_encoder)
-    encoder.source = None if settings.train_encoder else encoder.source  # or c would be kept
-    return encoder
-
-
-def read_data(settings: Settings) -> tuple[Data, Zhyper]:
-    """The data, and a system on a real or a random backbone. Rows too long for it are left out."""
-    given = settings.backbone or PRESETS[settings.preset].backbone
+def read_data(settings: Settings) -> Data:
+    """The data, and a line that says what there is of it."""
     options = {"contexts": settings.contexts, "descriptions": settings.descriptions}
     data = load(settings.data, settings.data_path, settings.seed, **options)
+    for split in SPLITS:
+        records = data.split(split)
+        if records:
+            contexts = {record.context for record in records}
+            say(f"{data.name}, {split}: {len(records)} records of {len(contexts)} contexts")
+    return data
+
+
+def build_base(data: Data, settings: Settings) -> Zhyper:
+    """What all methods start from: a tokenizer and a backbone, real, random or of this run."""
+    if (settings.run / "backbone.pt").exists():
+        return Zhyper.load(settings.run, "backbone", settings.device)
+    torch.manual_seed(settings.seed)
+    given = settings.backbone or PRESETS[settings.preset].backbone
     if isinstance(given, str):
-        base = Zhyper.from_pretrained(given)
+        backbone = GPT.from_pretrained(given, DTYPES[settings.dtype])
+        tokenizer = read_tokenizer(find_folder(given), backbone.config.vocab_size)
     else:
-        descriptions = dict.fromkeys(r.description for r in data.split("train"))
+        descriptions = dict.fromkeys(record.description for record in data.split("train"))
         tokenizer = train_tokenizer([*data.documents, *descriptions], given.vocab_size)
-        torch.manual_seed(settings.seed)
-        base = Zhyper(tokenizer, GPT(replace(given, vocab_size=tokenizer.get_vocab_size())))
-    base.template, base.encoder = data.template, build_encoder(base, settings)  # to fit and to hash
-    in_prompt = any(METHODS[name].in_prompt for name in settings.chosen)
-    return fitting(data, settings, base, in_prompt), base.to(settings.device)
-
-
-def prepare(settings: Settings) -> tuple[Data, Zhyper, dict]:
-    """The data, the frozen model, real, pretrained now or loaded, and the results there are."""
-    (data, base), run = read_data(settings), settings.run
-    made_of = settings.identity | {"records": data.fingerprint}
-    parts = {"backbone weights": base.backbone, "encoder weights": base.encoder}
-    made_of |= {name: fingerprint(part) for name, part in parts.items() if part.tokenizer}
-    results = open_results(run, ("backbone", *METHODS), made_of, settings.force)
-    if WORLD_SIZE > 1:
-        distributed.barrier()  # before any process writes what another may still look for
-    there = "backbone" in results and (run / "backbone.pt").exists()
-    if there and not base.backbone.source:
-        base.backbone = Zhyper.load_backbone(run).backbone.to(settings.device)
-        if fingerprint(base.backbone) != results["backbone"]:
-            raise ValueError(f"{run / 'backbone.pt'} is of another run: delete it, and start again")
-    if settings.compile:
-        base.backbone.through = torch.compile(base.backbone.through, dynamic=True)
-    if not there:
-        results |= {"measure": "nll" if data.free_text else "accuracy", "seed": settings.seed}
-        write_file(run / "results.json", results)  # of several processes, the first writes
-        if not base.backbone.source:
-            results["pretrain"] = pretrain(base, data.documents, settings)
-        base.save_backbone(run)
-        if results.get("backbone") != fingerprint(base.backbone):  # rows of another are of no use
-            results |= {"backbone": fingerprint(base.backbone), "rows": []}
-        write_file(run / "results.json", results)
-    remove_file(run / "checkpoint-backbone.pt")
-    return data, base, results
+        backbone = GPT(replace(given, vocab_size=tokenizer.get_vocab_size()))
+    return Zhyper(tokenizer, backbone, template=data.template).to(settings.device)
 
 
 def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
-    """A method's untrained system, on the backbone of `base`."""
+    """A method's untrained system, on the tokenizer and the backbone of `base`."""
+    method = METHODS[name]
+    system = Zhyper(base.tokenizer, base.backbone, template=base.template)
+    system.description_in_prompt = method.description_in_prompt
     torch.manual_seed(settings.seed)
-    method, encoder, hypernetwork = METHODS[name], None, None
+    if method.kind and HYPERNETWORKS[method.kind].reads_text:
+        given = settings.encoder or PRESETS[settings.preset].encoder
+        if isinstance(given, str):
+            system.encoder = Encoder.from_pretrained(given).requires_grad_(settings.train_encoder)
+            system.encoder_frozen = not settings.train_encoder
+            vocab_size = system.encoder.config.vocab_size
+            system.encoder_tokenizer = read_tokenizer(find_folder(given), vocab_size)
+        else:
+            vocab_size = base.backbone.config.vocab_size
+            system.encoder = Encoder(replace(given, vocab_size=vocab_size))
     if method.kind:
-        if HYPERNETWORKS[method.kind].reads_text:
-            encoder = build_encoder(base, settings)
-        hypernetwork = base.new_hypernetwork(settings.hyper_config(method), encoder)
-    parts = base.tokenizer, base.backbone, encoder, hypernetwork
-    return Zhyper(*parts, PLAIN if method.in_prompt else BARE, base.template).to(base.device)
+        system.add_hypernetwork(settings.hyper_config(method))
+    return system.to(settings.device)
 
 
-def train_method(name: str, system: Zhyper, method: Method, data: Data, settings: Settings) -> dict:
-    """Train one method, evaluate it and save it; returns its row of results.json."""
-    row = {"method": name, "trained_as": repr(method), "steps": 0, "seconds": 0.0}
-    for what, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
+def fitting(data: Data, base: Zhyper, settings: Settings) -> Data:
+    """The data without records that are too long for some method; a line says how many those are.
+
+    The most that is read at once is description, prompt and answer in one text. Raises ValueError
+    if a split loses more than a tenth of its records.
+    """
+    reader = build_system("zhyper-diag", base, settings)
+    descriptions = {record.description for record in data.records}
+    questions = {record.prompt + record.answer for record in data.records}
+    in_encoder = token_counts(reader.encoder_tokenizer, descriptions)
+    in_backbone = token_counts(base.tokenizer, descriptions | questions)
+    kept, lost = [], Counter()
+    for record in data.records:
+        length = in_backbone[record.description] + in_backbone[record.prompt + record.answer] + 1
+        fits_backbone = length <= base.backbone.config.block_size
+        if fits_backbone and in_encoder[record.description] <= reader.encoder.config.block_size:
+            kept.append(record)
+        else:
+            lost[record.split] += 1
+    for split, count in lost.items():
+        say(f"{data.name}, {split}: {count} records are left out, too long for the models")
+        if count > len(data.split(split)) / 10:
+            raise ValueError(f"{split} loses {count} records that are too long: shorten them")
+    return replace(data, records=kept)
+
+
+def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dict:
+    """Train one method, save and evaluate it; returns its row of results.json."""
+    system = build_system(name, base, settings)
+    row = {"method": repr(METHODS[name])}
+    for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
         weights = network.parameters() if network else ()
-        row[what] = sum(weight.numel() for weight in weights if weight.requires_grad)
-    if name == "prompt" and system.backbone.source:
-        row["prompting"] = choose(system, data, settings.seed, evaluate)  # sets system.prompting
+        row[column] = sum(weight.numel() for weight in weights if weight.requires_grad)
     if system.hypernetwork:
-        row |= fit(system, name, method, data.split("train"), settings)
+        row |= fit(system, name, data, settings)
     if RANK == 0:
-        row |= evaluate_all(system.eval(), data, settings)
-    system.save(settings.run, name)
+        system.eval().save(settings.run / f"{name}.pt")
+        row |= evaluate_all(system, data, settings)
     return row
 
 
 def run(settings: Settings) -> dict:
-    """The whole job; what an earlier start has finished stays. Returns what results.json has."""
-    with only_writer(settings.run):
-        data, base, results = prepare(settings)
-        for name in settings.chosen:
-            rows = {row["method"]: row["trained_as"] for row in results["rows"]}
-            method = METHODS[name]
-            if rows.get(name) != repr(method) or not (settings.run / f"{name}.pt").exists():
-                system = build_system(name, base, settings)
-                row = train_method(name, system, method, data, settings)
-                results["rows"] = [r for r in results["rows"] if r["method"] != name] + [row]
-                write_file(settings.run / "results.json", results)
-            remove_file(settings.run / f"checkpoint-{name}.pt")
+    """The whole job; what an earlier start has finished stays. Returns what results.json holds."""
+    data = read_data(settings)
+    results = open_run(settings, data)
+    base = build_base(data, settings)
+    data = fitting(data, base, settings)
+    if "pretrain" not in results:
+        results["pretrain"] = {}
+        if not base.backbone.pretrained_name:
+            save_backbone(base, settings)  # its tokenizer, with which a later start goes on
+            results["pretrain"] = pretrain(base, data.documents, settings)
+            base.backbone.to(DTYPES[settings.dtype])
+        save_backbone(base, settings)
+        write_results(settings, results)
+    rows = results["rows"]
+    for name in settings.chosen_methods:
+        if rows.get(name, {}).get("method") == repr(METHODS[name]):
+            say(f"{name}: finished by an earlier start")
+            continue
+        rows[name] = train_method(name, base, data, settings)
+        write_results(settings, results)
+    for name, guesses in data.references.items():
+        rows[name] = evaluate_guesses(guesses, data, settings)
+    write_results(settings, results)
     return results
 
 
 def main() -> None:
     start = time.time()
-    settings = parse(Settings, sys.argv[1:], "train.py", "Train and compare; every default works.")
-    if WORLD_SIZE > 1:
+    parser = argparse.ArgumentParser(usage="python train.py [options]", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for option in fields(Settings):
+        flag = f"--{option.name.replace('_', '-')}"
+        text = f"{option.metadata['help']} (default: {option.default})"
+        if option.type is bool:
+            parser.add_argument(flag, help=text, action="store_true")
+        else:
+            types = get_args(option.type) or (option.type,)  # int | None: int
+            parser.add_argument(flag, help=text, type=types[0], default=option.default)
+    if DISTRIBUTED:
         if ACCELERATOR:
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group()
     try:
+        settings = Settings(**vars(parser.parse_args()))
         results = run(settings)
-        if RANK == 0:
-            print(table(results), f"{time.time() - start:.0f} seconds: {settings.run}", sep="\n")
-    finally:
-        if WORLD_SIZE > 1:
-            distributed.destroy_process_group()
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the last checkpoint")
+    if RANK == 0:
+        print(table(results))
+        print(f"{time.time() - start:.0f} seconds: {settings.run}")
 
 
 if __name__ == "__main__":
-    one_line_errors(main)
+    main()

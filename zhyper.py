@@ -1,6 +1,6 @@
 """Zhyper, assembled: a description goes in, an adapted language model comes out.
 
-description --tokenizer, Encoder--> c --hypernetwork--> {site: update} --> frozen GPT --> answer
+    description --Encoder--> c --hypernetwork--> {site: update} --frozen GPT--> answer
 
 python zhyper.py chat                                           # describe, then ask
 python zhyper.py generate --description "..." --prompt "..."    # one question
@@ -8,288 +8,423 @@ python zhyper.py explain --description "..." --prompt "..."     # every stage on
 python zhyper.py export --description "..." --to FOLDER         # the adapter, for peft
 """
 
-import copy
+import argparse
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from itertools import chain
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import tokenizers
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import _pretrained as pretrained
-from data._cli import Parser, one_line_errors
-from data._files import fingerprint, read_file, write_file
-from data._prompting import BARE, answer_lists, render
-from data._rows import Row, by_length, length, pack, pad, sees
-from data._tokenizer import encode
-from hyper import HYPERNETWORKS, Adapter, HyperConfig
-from model import GPT, Encoder, ModelConfig, sample
+from data.batches import NO_TARGET, Rows, join_pairs, pad
+from data.tokenizer import decode_answer, encode, encode_open, encode_pairs, tokenizer_from_json
+from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork
+from model import GPT, LLAMA_SIZES, Cache, Encoder, EncoderConfig, ModelConfig, sample
 
-# one for each row: texts, where None is the frozen model, or embeddings c; or None for all rows
+# one for each prompt: texts, where None asks for the frozen model, or embeddings c (b, d_text);
+# or None in place of them all
 Descriptions = Sequence[str | None] | Tensor | None
+MOST_KEPT = 2**28  # numbers: states of more than that are computed again instead of kept
 
 
 class Zhyper(nn.Module):
-    """A whole system, whatever the method: a tokenizer, a frozen GPT, and what adapts it to a text.
+    """A whole system, of whatever method: a frozen GPT, and what adapts it to a text.
 
-    `hypernetwork` is one of hyper.HYPERNETWORKS, with the `encoder` that it reads through; without
-    one the model stays frozen. `template`, as "Q: {}", makes a prompt of a bare question, and
-    `prompting` what the backbone reads: BARE the prompt alone, others in data/_prompting.py both.
+    The hypernetwork is one of hyper.HYPERNETWORKS, not only Zhyper's own, and the `encoder` makes
+    the embeddings that it reads. Without a hypernetwork the GPT stays as it is.
     """
 
     def __init__(
-        self, tokenizer, backbone, encoder=None, hypernetwork=None, prompting=BARE, template="{}"
+        self,
+        tokenizer: Tokenizer,
+        backbone: GPT,
+        encoder: Encoder | None = None,
+        hypernetwork: Hypernetwork | None = None,
+        encoder_tokenizer: Tokenizer | None = None,  # None: the backbone's
+        encoder_frozen: bool = False,  # True: each text is embedded once, and its c is kept
+        description_in_prompt: bool = False,  # True: the backbone, too, reads the description
+        template: str = "{}",  # makes a prompt of a bare question, as "Q: {}\nA:" does
     ):
         super().__init__()
-        self.tokenizer: tokenizers.Tokenizer = tokenizer
-        self.backbone: GPT = backbone.requires_grad_(False)
-        self.encoder: Encoder | None = encoder
-        self.hypernetwork: nn.Module | None = hypernetwork
-        self.prompting, self.template = prompting, template
-        self.in_prompt = "{description}" in prompting
-        self.embeddings, self.states = {}, {}  # {text: c}, {row: states}: caches of frozen parts
-
-    @classmethod
-    def from_pretrained(cls, name: str) -> "Zhyper":
-        """A real model and its tokenizer, from a folder or the hub; raises as GPT's does."""
-        backbone = GPT.from_pretrained(name)
-        return cls(backbone.tokenizer, backbone)
+        self.tokenizer = tokenizer
+        self.backbone = backbone.requires_grad_(False)
+        self.encoder = encoder
+        self.hypernetwork = hypernetwork
+        self.encoder_tokenizer = encoder_tokenizer or tokenizer
+        self.encoder_frozen = encoder_frozen
+        self.description_in_prompt = description_in_prompt
+        self.template = template
+        self.embeddings: dict[str, Tensor] = {}  # {text: c (d_text,)} of a frozen encoder
 
     @property
     def device(self) -> torch.device:
         return self.backbone.embed_tokens.weight.device
 
+    @property
+    def lowest_layer(self) -> int:
+        """The lowest layer that is adapted. What is below it is the same for all descriptions."""
+        return self.hypernetwork.config.lowest_layer if self.hypernetwork else 0
+
+    def add_hypernetwork(self, config: HyperConfig) -> None:
+        """Put a fresh hypernetwork between this encoder, if there is one, and this backbone."""
+        sizes = self.backbone.config
+        layers = sizes.layers - config.lowest_layer
+        if layers < 1:
+            raise ValueError(f"no layer {config.lowest_layer} in {sizes.layers}: --lowest-layer")
+        d_text = self.encoder.config.width if self.encoder else 0
+        kind = HYPERNETWORKS[config.kind]
+        self.hypernetwork = kind(config, layers, sizes.shapes, d_text).to(self.device)
+
     # ---- from a text to an adapter
 
-    def ids(self, texts: Sequence[str], what: str, longest: int | None = None) -> list[list[int]]:
-        """Token ids of each text. Raises ValueError for an empty text, or one over `longest`."""
-        own = self.encoder.tokenizer if self.encoder and what == "description" else None
-        return encode(own or self.tokenizer, texts, what, longest)
-
     def embed(self, descriptions: Sequence[str]) -> Tensor:
-        """The embedding c of each description, (b, d_text). Raises ValueError as `ids` does."""
-        if self.encoder is None:
-            raise ValueError("this system has no encoder: choose a method that reads descriptions")
-        known = self.embeddings if self.encoder.source else {}  # a source: frozen, so c is kept
-        new = [text for text in dict.fromkeys(descriptions) if text not in known]
-        rows = self.ids(new, "description", self.encoder.config.block_size)
+        """The embedding c of each description, (b, d_text); equal texts are encoded once.
 
-        def encode_some(some: list[int]) -> Tensor:
-            ids, mask = pad([rows[i] for i in some])
-            return self.encoder(ids.to(self.device), mask.to(self.device))
+        Raises ValueError for a text that is empty, too long or not known to the tokenizer.
+        """
+        texts = list(dict.fromkeys(descriptions))
+        if self.encoder_frozen:
+            new = [text for text in texts if text not in self.embeddings]
+            if new:
+                self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
+            return torch.stack([self.embeddings[text] for text in descriptions]).to(self.device)
+        place = {text: i for i, text in enumerate(texts)}
+        return self.encode_texts(texts)[[place[text] for text in descriptions]]
 
-        if new:
-            known |= zip(new, by_length([*map(len, rows)], 16, encode_some), strict=True)
-        return torch.stack([known[text] for text in descriptions])
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """c of each text, (n, d_text), through the encoder."""
+        rows = encode(self.encoder_tokenizer, texts, "description", self.encoder.config.block_size)
+        ids = torch.from_numpy(pad(rows)).to(self.device)  # (n, t)
+        mask = torch.from_numpy(pad([[True] * len(row) for row in rows])).to(self.device)
+        return self.encoder(ids, mask.bool())
 
     def adapt(self, descriptions: Descriptions) -> Adapter:
-        """The update of every site, row i for descriptions[i]; equal texts are encoded once.
+        """The update of every site; where it differs between texts, row i is for descriptions[i].
 
         A description that is None gives the frozen model, exactly. Embeddings may stand in place
         of texts: adapt(torch.lerp(c1, c2, 0.3)) generates for a point between two of them.
         """
         if self.hypernetwork is None or descriptions is None:
             return {}
-        with torch.autocast(self.device.type, enabled=False):  # bf16 would blur the texts
-            if isinstance(descriptions, Tensor):
-                return self.hypernetwork(descriptions)
-            texts = [text for text in dict.fromkeys(descriptions) if text is not None]
-            if not texts:
-                return {}
-            c = self.embed(texts) if self.hypernetwork.reads_text else None
-            adapter = self.hypernetwork(c)
-        number = {text: i for i, text in enumerate(texts)}
-        index = torch.tensor([number.get(text, 0) for text in descriptions], device=self.device)
-        adapter = {site: update.select(index) for site, update in adapter.items()}
-        if None in descriptions:  # these rows borrowed the first text's update: B = 0 undoes it
-            has = torch.tensor([[[text is not None]] for text in descriptions], device=self.device)
-            adapter = {site: replace(u, B=u.B * has) for site, u in adapter.items()}
-        return adapter
+        if isinstance(descriptions, Tensor):
+            return self.in_backbone_dtype(self.hypernetwork(descriptions))
+        texts = [text for text in descriptions if text is not None]
+        if not texts:
+            return {}
+        c = None
+        if self.hypernetwork.reads_text:
+            c = self.embed([texts[0] if text is None else text for text in descriptions])
+        adapter = self.hypernetwork(c)
+        if len(texts) < len(descriptions):  # None borrowed a text's update; with B = 0 it has none
+            described = [[[float(text is not None)]] for text in descriptions]
+            described = torch.tensor(described, device=self.device)  # (b, 1, 1)
+            for site, update in adapter.items():
+                adapter[site] = replace(update, B=update.B * described)
+        return self.in_backbone_dtype(adapter)
 
-    # ---- from an adapter to answers
+    def in_backbone_dtype(self, adapter: Adapter) -> Adapter:
+        """The adapter in bf16 where the frozen model is; what is trained stays in fp32."""
+        dtype = self.backbone.embed_tokens.weight.dtype
+        return {site: update.to(dtype) for site, update in adapter.items()}
 
-    def prompt_ids(self, prompts: Sequence[str], descriptions: Descriptions) -> list[list[int]]:
-        """Token ids of each prompt, behind its description if that is where this system reads it.
+    # ---- from an adapter to a loss
 
-        Raises ValueError unless there are prompts, and a description for each if there is one.
+    def full_prompts(self, prompts: Sequence[str], descriptions: Descriptions) -> Sequence[str]:
+        """What the backbone reads for each prompt: it alone, or behind its description.
+
+        Raises ValueError unless there are prompts, and one description for each of them.
         """
         count = len(prompts) if descriptions is None else len(descriptions)
         if not len(prompts) or count != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, {count} descriptions: give one for each")
-        if descriptions is not None and not isinstance(descriptions, Tensor):
-            self.ids([t for t in {*descriptions} if t is not None], "description")  # only a check
-        if self.in_prompt and descriptions is not None:
-            if isinstance(descriptions, Tensor):
-                raise ValueError("this method reads descriptions in the prompt: give texts")
-            pairs = zip(descriptions, prompts, strict=True)
-            form = self.prompting, self.template
-            prompts = [p if text is None else render(*form, text, p) for text, p in pairs]
-        return self.ids(prompts, "prompt", self.backbone.config.block_size - 1)
+        if descriptions is None or not self.description_in_prompt:
+            return prompts
+        full = []
+        for prompt, text in zip(prompts, descriptions, strict=True):
+            full.append(prompt if text is None else f"{text}\n{prompt}")
+        return full
+
+    def encode_rows(
+        self, prompts: Sequence[str], answers: Sequence[str], descriptions: Descriptions
+    ) -> Rows:
+        """What the backbone reads and predicts: each prompt with its answer, and EOS at the end.
+
+        Raises ValueError for a text that is too long, and for a prompt of which the tokenizer joins
+        the end with the start of the answer.
+        """
+        config = self.backbone.config
+        texts = self.full_prompts(prompts, descriptions)
+        pairs = encode_pairs(self.tokenizer, texts, answers, config.block_size)
+        return join_pairs(pairs, config.eos[0])
+
+    def states_below(self, rows: Rows) -> Tensor:
+        """The states (b, t, d) that the lowest adapted layer reads."""
+        if rows.states is not None:
+            return rows.states
+        x = self.backbone.embed_tokens(torch.from_numpy(rows.ids).to(self.device))
+        if self.lowest_layer:
+            x = self.backbone.run_layers(x, {}, end=self.lowest_layer)
+        return x
 
     @torch.no_grad()
-    def states_below(self, first: int, rows: Sequence[Row], ids, position, mask) -> Tensor:
-        """The states (b, t, d) below the lowest adapted layer: nothing changes them, so kept."""
-        keys = [str(row) for row in rows]
-        if len(self.states) > 4096:  # a bound for the memory
-            self.states.clear()
-        new = [i for i, key in enumerate(keys) if key not in self.states]
-        if new:
-            x, mask = self.backbone.embed_tokens(ids[new]), None if mask is None else mask[new]
-            with torch.autocast(self.device.type, enabled=False):
-                x = self.backbone.through(x, {}, position[new], mask, layers=slice(first))
-            for i, states in zip(new, x, strict=True):
-                self.states[keys[i]] = states[: length(rows[i])].clone()
-        return nn.utils.rnn.pad_sequence([self.states[key] for key in keys], batch_first=True)
+    def with_states(self, rows: Rows) -> Rows:
+        """The rows with their states below the lowest adapted layer, for training to look up.
 
-    def score(self, prompts: Sequence[str], answers: Sequence, descriptions: Descriptions):
-        """Of each answer: its summed loss (nats), its number of tokens, if it is exact; (n,) each.
-
-        `answers` has one for each prompt, or a list of several, whose results follow each other.
-        EOS is the last token of each. Exact: every token is the likeliest one. So greedy decoding
-        would write just this answer and stop, but one pass shows it.
+        No description changes them. Where they would take too much memory they are left out.
         """
-        asked, eos = self.prompt_ids(prompts, descriptions), self.backbone.config.eos
-        answers = answer_lists(answers, self.prompting, descriptions)
-        told = iter(self.ids([*chain(*answers)], "answer"))
-        rows = [(p, [next(told) for _ in a]) for p, a in zip(asked, answers, strict=True)]
-        most, adapter = max(map(len, answers)), self.adapt(descriptions)
-        first = min((layer for layer, _ in adapter), default=0)
+        if not self.lowest_layer or rows.ids.size * self.backbone.config.width > MOST_KEPT:
+            return rows
+        parts = []
+        for start in range(0, len(rows.ids), 64):
+            part = slice(start, start + 64)
+            parts.append(self.states_below(Rows(rows.ids[part], rows.targets[part])))
+        return rows._replace(states=torch.cat(parts))
 
-        def score_some(some: list[int]) -> Tensor:
-            part, index = [rows[i] for i in some], torch.tensor(some, device=self.device)
-            packed = pack(part, eos, self.backbone.config.block_size)
-            ids, position, segment, targets = (x.to(self.device) for x in packed)
-            mask = sees(segment) if most > 1 else None  # None: all that came before
-            updates = {site: update.select(index) for site, update in adapter.items()}
-            below = (first, part, ids, position, mask)
-            x = self.states_below(*below) if first else self.backbone.embed_tokens(ids)
-            x = self.backbone.through(x, updates, position, mask, layers=slice(first, None))
-            row, at, number, target = targets.unbind(1)  # (tokens,) each; number of answer, from 1
-            logits = self.backbone.logits(self.backbone.norm(x[row, at])).float()
-            loss = F.cross_entropy(logits, target, reduction="none")
-            wrong = (logits.argmax(-1) != target).to(loss.dtype)
-            found = torch.stack([loss, torch.ones_like(loss), wrong], dim=1)  # (n, 3)
-            sums = found.new_zeros(len(some) * most, 3)
-            return sums.index_add(0, row * most + number - 1, found).unflatten(0, (-1, most))
+    def forward(self, rows: Rows, descriptions: Descriptions) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each row, (b,): the summed loss (nats) of its targets, their number, if it is exact.
 
-        sums = by_length([*map(length, rows)], 64, score_some).flatten(0, 1)  # (b · most, 3)
-        loss, tokens, wrong = sums[sums[:, 1] > 0].unbind(1)  # no tokens: a row of fewer answers
-        return loss, tokens, wrong == 0
+        A row is exact if each target is the likeliest token. Greedy decoding would then write just
+        this answer and stop, but one pass shows it.
+        """
+        adapter = self.adapt(descriptions)
+        x = self.states_below(rows)
+        x = self.backbone.run_layers(x, adapter, start=self.lowest_layer)  # (b, t, d)
+        row, place = np.nonzero(rows.targets != NO_TARGET)  # (n,) each: where there is a target
+        target = torch.from_numpy(rows.targets[row, place]).to(self.device)
+        flat = torch.from_numpy(row * x.shape[1] + place).to(self.device)
+        row = torch.from_numpy(row).to(self.device)
+        logits = self.backbone.logits(x.flatten(0, 1)[flat]).float()  # (n, vocab_size)
+        loss = F.cross_entropy(logits, target, reduction="none")  # (n,)
+        wrong = (logits.argmax(-1) != target).float()
+        found = torch.stack([loss, torch.ones_like(loss), wrong])  # (3, n)
+        sums = found.new_zeros(3, len(x)).index_add(1, row, found)  # (3, b)
+        return sums[0], sums[1], sums[2] == 0
 
-    forward = score  # so that DistributedDataParallel can wrap a system
+    def score(
+        self, prompts: Sequence[str], answers: Sequence[str], descriptions: Descriptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, number of tokens and exactness of each answer, (b,) each, as `forward` has them."""
+        return self(self.encode_rows(prompts, answers, descriptions), descriptions)
+
+    # ---- from an adapter to an answer
 
     @torch.inference_mode()
     def generate(
-        self, prompts, descriptions=None, max_new_tokens=32, temperature=0.0, top_k=None, seed=0
+        self,
+        prompts: Sequence[str],
+        descriptions: Descriptions = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[str]:
         """The answer to each prompt, every row under its own description.
 
-        Greedy at temperature 0; else drawn, the same for the same seed. A row ends with EOS, or
-        when it is full. Leaves the system in eval mode. Raises ValueError for what cannot be.
+        Greedy at temperature 0, otherwise drawn, the same for the same seed. A row ends with an end
+        token, or when it is full. Leaves the system in eval mode. Raises ValueError for texts that
+        are too long.
         """
-        least = min(max_new_tokens, 1 if top_k is None else top_k)
-        if least < 1 or not 0 <= temperature < float("inf"):
-            what = f"max_new_tokens {max_new_tokens}, top_k {top_k}, temperature {temperature}"
-            raise ValueError(f"{what}: the least are 1, 1 and 0, and none may be infinite")
-        rows, config = self.prompt_ids(prompts, descriptions), self.backbone.config
-        adapter, cache = self.eval().adapt(descriptions), {}
-        ids, mask = (x.to(self.device) for x in pad(rows, left=True))
-        lengths = mask.sum(1)  # (b,)
-        padding = ids.shape[1] - lengths
-        room = (config.block_size - lengths).clamp(max=max_new_tokens)
+        config = self.backbone.config
+        texts = self.full_prompts(prompts, descriptions)
+        rows = encode_open(self.tokenizer, texts, "prompt", config.block_size - 1)
+        adapter = self.eval().adapt(descriptions)
+        ids = torch.from_numpy(pad(rows, left=True)).to(self.device)  # (b, t)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        room = (config.block_size - lengths).clamp(max=max_new_tokens)  # (b,)
+        ends = torch.tensor(config.eos, device=self.device)
+        cache = Cache(padding=ids.shape[1] - lengths)
         generator = torch.Generator(self.device).manual_seed(seed)
-        written, ended = [], torch.zeros_like(room, dtype=torch.bool)
+        written = []
+        ended = room < 1
         while not ended.all():
-            features = self.backbone.features(ids, adapter, cache, padding)[:, -1]
-            ids = sample(self.backbone.logits(features), temperature, top_k, generator)  # (b, 1)
-            written.append(ids[:, 0].masked_fill(ended, config.eos))
-            ended |= (ids[:, 0] == config.eos) | (len(written) >= room)
-        ids = [[*row, config.eos] for row in torch.stack(written, dim=1).tolist()]  # an EOS in each
-        return self.tokenizer.decode_batch([row[: row.index(config.eos)] for row in ids])
+            x = self.backbone.run_layers(self.backbone.embed_tokens(ids), adapter, cache=cache)
+            ids = sample(self.backbone.logits(x[:, -1]), temperature, generator)  # (b, 1)
+            written.append(ids.masked_fill(ended[:, None], config.eos[0]))
+            ended |= torch.isin(ids[:, 0], ends) | (len(written) >= room)
+
+        answers = []
+        for row, tokens in zip(rows, torch.cat(written, dim=1).tolist(), strict=True):
+            answer = []
+            for token in tokens:
+                if token in config.eos:
+                    break
+                answer.append(token)
+            answers.append(decode_answer(self.tokenizer, row, answer))
+        return answers
 
     # ---- one description's adapter, taken away
 
     @torch.no_grad()
     def adapter_of(self, description: str) -> Adapter:
         """One description's adapter. Raises ValueError for a method that makes none from a text."""
-        if self.hypernetwork is None or self.in_prompt or not self.hypernetwork.reads_text:
+        if self.hypernetwork is None or not self.hypernetwork.reads_text:
             raise ValueError("this method generates no adapter from a text: choose one that does")
         return self.eval().adapt([description])
 
     def relative_norms(self, adapter: Adapter) -> dict[tuple[int, str], float]:
-        """‖ΔW‖/‖W‖ of every site of one description's adapter: how far it moves the weights."""
-        norms = {site: update.delta().norm() for site, update in adapter.items()}
-        return {s: (n / self.backbone.linear(*s).weight.norm()).item() for s, n in norms.items()}
+        """‖ΔW‖/‖W‖ of every site, for one description: how far it moves the weights."""
+        norms = {}
+        for site, update in adapter.items():
+            ratio = update.delta().norm() / self.backbone.linear(*site).weight.norm()
+            norms[site] = ratio.item()
+        return norms
 
     def merge(self, description: str) -> GPT:
         """A plain GPT with the weights W + ΔW: as large and as fast as the frozen one."""
-        merged = copy.deepcopy(self.backbone)
-        merged.source = None  # its weights are others now
+        weight = self.backbone.embed_tokens.weight
+        merged = GPT(self.backbone.config).to(weight.device, weight.dtype)
+        merged.load_state_dict(self.backbone.state_dict())
         for site, update in self.adapter_of(description).items():
-            merged.linear(*site).weight.data += update.delta()[0]
-        return merged
+            merged.linear(*site).weight.data += update.delta()
+        return merged.requires_grad_(False).eval()
 
-    def export(self, description: str, to: str, backbone: str | None = None, force: bool = False):
+    def export(
+        self, description: str, to: str, backbone: str | None = None, base: str | None = None
+    ) -> None:
         """Write one description's adapter as a folder for peft, with A' = Z A and B' = B.
 
-        And, given a second folder, the frozen model as a Llama of transformers. Raises ValueError
-        without safetensors, or for a folder that exists, unless `force` is given.
+        peft looks for the frozen model under the name `base`. Left out, it is the real model's own
+        name, or the folder `backbone`, into which a self-made model is written as a Llama for
+        transformers. Raises ValueError without safetensors, without any such name, and for a folder
+        that exists.
         """
-        pretrained.check_new((to, backbone), force)
-        adapter, config = self.adapter_of(description), self.hypernetwork.config
-        pairs = {site: (u.folded()[0], u.B.flatten(0, -2)) for site, u in adapter.items()}
-        base = backbone or self.backbone.source
-        pretrained.write_adapter(to, pairs, GPT.HUB_NAMES, config.rank, config.alpha, base)
         if backbone:
-            pretrained.write_llama(backbone, self.backbone, self.tokenizer)
+            base = base or str(Path(backbone).resolve())
+        base = base or self.backbone.pretrained_name
+        if not base:
+            raise ValueError("--backbone FOLDER writes the frozen model, --base names it: give one")
+        names = self.backbone.hub_names()
+        tensors = {}
+        for (layer, module), update in self.adapter_of(description).items():
+            path = names[f"layers.{layer}.{module}.weight"].removesuffix(".weight")
+            A, B = update.as_lora()
+            tensors[f"base_model.model.{path}.lora_A.weight"] = A
+            tensors[f"base_model.model.{path}.lora_B.weight"] = B
+        config = self.hypernetwork.config
+        alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
+        settings = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "r": config.rank,
+            "lora_alpha": alpha,
+            "target_modules": [f"{module}_proj" for module in config.modules],
+            "layers_to_transform": list(range(config.lowest_layer, self.backbone.config.layers)),
+            "inference_mode": True,
+        }
+        write_folder(to, {"adapter_config.json": settings}, "adapter_model.safetensors", tensors)
+        if backbone:
+            self.export_backbone(backbone)
 
-    # ---- files: backbone.pt, which all methods of a run share, and a METHOD.pt for each
+    def export_backbone(self, folder: str) -> None:
+        """Write the frozen model and its tokenizer as a Llama for transformers."""
+        config = self.backbone.config
+        settings = {theirs: getattr(config, ours) for ours, theirs in LLAMA_SIZES.items()}
+        settings |= {"model_type": "llama", "eos_token_id": config.eos[0], "pad_token_id": 0}
+        settings |= {"bos_token_id": None}
+        special = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        special |= {"eos_token": self.tokenizer.id_to_token(config.eos[0])}
+        special |= {"pad_token": self.tokenizer.id_to_token(0)}
+        files = {"config.json": settings, "tokenizer_config.json": special}
+        files["tokenizer.json"] = json.loads(self.tokenizer.to_str())
+        weights = self.backbone.state_dict()
+        tensors = {theirs: weights[ours] for ours, theirs in self.backbone.hub_names().items()}
+        write_folder(folder, files, "model.safetensors", tensors)
 
-    def save_backbone(self, run: Path) -> None:
-        """Write the frozen model and its tokenizer; of a real one only its source and a hash."""
-        write_file(run / "backbone.pt", pretrained.to_file(self.backbone, self.tokenizer))
+    # ---- files
 
-    def save(self, run: Path, method: str) -> None:
-        """Write what was trained; of the backbone and a frozen encoder a hash is enough."""
-        content = {"of": [method, fingerprint(self.backbone)]}
-        content |= {"prompting": self.prompting, "template": self.template}
-        for name, network in (("encoder", self.encoder), ("hyper", self.hypernetwork)):
-            content[name] = network and pretrained.to_file(network)
-        write_file(run / f"{method}.pt", content)
+    def save(self, path: Path) -> None:
+        """Write the whole system into one file; of real models that are frozen only the name.
+
+        The file is written beside an older one and then renamed, so a stop leaves that one whole.
+        """
+        content = {
+            "tokenizer": self.tokenizer.to_str(),
+            "encoder_tokenizer": self.encoder_tokenizer.to_str(),
+            "encoder_frozen": self.encoder_frozen,
+            "description_in_prompt": self.description_in_prompt,
+            "template": self.template,
+            "dtype": str(self.backbone.embed_tokens.weight.dtype).removeprefix("torch."),
+        }
+        for part in ("backbone", "encoder", "hypernetwork"):
+            network = getattr(self, part)
+            if network is None:
+                continue
+            frozen = part == "backbone" or self.encoder_frozen
+            name = getattr(network, "pretrained_name", None)
+            if name and frozen:
+                content[part] = {"pretrained_name": name}
+            else:
+                content[part] = {"config": asdict(network.config), "weights": network.state_dict()}
+        write_torch(path, content)
 
     @classmethod
-    def load_backbone(cls, run: str | Path) -> "Zhyper":
-        """The frozen model of a run folder; raises as read_file does."""
-        make = partial(pretrained.from_file, GPT, ModelConfig)
-        backbone = read_file(Path(run) / "backbone.pt", make)
-        return cls(backbone.tokenizer, backbone)
+    def load(
+        cls, run: str | Path, method: str = "zhyper-diag", device: str | torch.device = "cpu"
+    ) -> "Zhyper":
+        """A method of a run folder. Raises FileNotFoundError, or ValueError for a damaged file."""
+        saved = read_torch(Path(run) / f"{method}.pt")
+        dtype = getattr(torch, saved["dtype"])
 
-    @classmethod
-    def load(cls, run: str | Path, method: str = "zhyper-diag", device="cpu") -> "Zhyper":
-        """What a run folder has of a method; raises as read_file does."""
-        base = cls.load_backbone(run)
+        def build(part: str, kind: type, config: type, *options):
+            found = saved.get(part)
+            if found is None:
+                return None
+            if "pretrained_name" in found:
+                return kind.from_pretrained(found["pretrained_name"], *options)
+            network = kind(config(**found["config"]))
+            network.load_state_dict(found["weights"])
+            return network
 
-        def make(saved: dict) -> Zhyper:
-            encoder = pretrained.from_file(Encoder, ModelConfig, saved["encoder"])
-            new = partial(base.new_hypernetwork, encoder=encoder)
-            hypernetwork = pretrained.from_file(new, HyperConfig, saved["hyper"])
-            rest = saved["prompting"], saved["template"]
-            return cls(base.tokenizer, base.backbone, encoder, hypernetwork, *rest)
+        system = cls(
+            tokenizer=tokenizer_from_json(saved["tokenizer"]),
+            backbone=build("backbone", GPT, ModelConfig, dtype).to(dtype),
+            encoder=build("encoder", Encoder, EncoderConfig),
+            encoder_tokenizer=tokenizer_from_json(saved["encoder_tokenizer"]),
+            encoder_frozen=saved["encoder_frozen"],
+            description_in_prompt=saved["description_in_prompt"],
+            template=saved["template"],
+        )
+        if "hypernetwork" in saved:
+            system.add_hypernetwork(HyperConfig(**saved["hypernetwork"]["config"]))
+            system.hypernetwork.load_state_dict(saved["hypernetwork"]["weights"])
+        return system.to(device).requires_grad_(False).eval()
 
-        of = [method, fingerprint(base.backbone)]  # what it belongs to: read_file refuses another
-        return read_file(Path(run) / f"{method}.pt", make, of).to(device).eval()
 
-    def new_hypernetwork(self, config: HyperConfig, encoder: Encoder | None) -> nn.Module:
-        """A fresh one of that kind and size, between that encoder and this backbone."""
-        sizes, d_text = self.backbone.config, encoder.config.width if encoder else 0
-        layers = sizes.layers - config.first
-        if not 0 < layers <= sizes.layers:
-            raise ValueError(f"no layer {config.first} of {sizes.layers}: choose another --preset")
-        return HYPERNETWORKS[config.kind](config, layers, sizes.shapes, d_text)
+def write_torch(path: Path, content: dict) -> None:
+    """Write a .pt file beside the old one, then rename it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def read_torch(path: Path) -> dict:
+    """What write_torch wrote; no code in it is run. Raises FileNotFoundError or ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: python train.py makes it")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises many kinds
+        raise ValueError(f"{path} is damaged ({error!r:.80}): delete it, train again") from None
+
+
+def write_folder(folder: str, files: dict[str, dict], weights: str, tensors: dict) -> None:
+    """Write JSON files, {name: content}, and tensors, {name: tensor}, into the file `weights`."""
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise ValueError("to write for other libraries, pip install safetensors") from None
+    if Path(folder).exists():
+        raise ValueError(f"{folder} exists: choose another folder")
+    Path(folder).mkdir(parents=True)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, Path(folder) / weights, metadata={"format": "pt"})
+    for name, content in files.items():
+        (Path(folder) / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 # ---- the command line: a function for each command, whose docstring is its help
@@ -298,113 +433,101 @@ USAGE = "/describe TEXT: answer as it says   /help: this   /quit: leave   anythi
 
 
 def to_prompt(system: Zhyper, question: str) -> str:
-    """A question in the words of the data set; one that holds "\\n" is a prompt as it stands."""
-    return question.replace("\\n", "\n") if "\\n" in question else system.template.format(question)
-
-
-def answers(system: Zhyper, args, question: str, description: str | None) -> str:
-    prompts, two = [to_prompt(system, question)] * 2, [None, description]
-    options = args.max_new_tokens, args.temperature, args.top_k, args.seed
-    frozen, adapted = system.generate(prompts, two, *options)
-    return f"frozen:  {frozen}\nadapted: {adapted}"
+    """A question in the words of the data set, unless it is a prompt already."""
+    question = question.replace("\\n", "\n")
+    return question if "\n" in question else system.template.replace("{}", question)
 
 
 def generate(system: Zhyper, args) -> None:
     """one question: the frozen and the adapted answer"""
-    print(answers(system, args, args.prompt, args.description))
+    prompt = to_prompt(system, args.prompt)
+    answers = system.generate([prompt] * 2, [None, args.description])
+    print(f"frozen:  {answers[0]}\nadapted: {answers[1]}")
 
 
 def chat(system: Zhyper, args) -> None:
     """describe somebody, then ask; the frozen and the adapted answer side by side"""
     print(USAGE)
-    description = None
+    args.description = None
     while True:
         try:
             line = input("> ").strip()
-            command, _, text = line.partition(" ")
+        except (EOFError, KeyboardInterrupt):
+            return
+        command, _, text = line.partition(" ")
+        try:
             if command == "/quit":
                 return
             if command == "/describe":
-                system.prompt_ids(["?"], [text])  # only a check, before the old one is given up
-                norms = system.relative_norms(system.adapt([text])).values()
-                print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms, default=0):.3f}")
-                description = text
+                norms = system.relative_norms(system.adapt([text]))
+                print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms.values()):.3f}")
+                args.description = text
             elif not line or command.startswith("/"):
                 print(USAGE)
             else:
-                print(answers(system, args, line, description))
-        except (EOFError, KeyboardInterrupt):
-            return print()
-        except ValueError as error:
+                args.prompt = line
+                generate(system, args)
+        except ValueError as error:  # the user's to mend; the conversation goes on
             print("error:", error)
 
 
 def export(system: Zhyper, args) -> None:
     """write the adapter of one description as a folder for the peft library"""
-    system.export(args.description, args.to, args.backbone, args.force)
-    print(f"written to {args.to}" + (f" and {args.backbone}" if args.backbone else ""))
+    system.export(args.description, args.to, args.backbone, args.base)
+    print(f"written to {args.to}")
 
 
 @torch.no_grad()
 def explain(system: Zhyper, args) -> None:
     """every stage between a description and an answer, with its shape and its size"""
-
-    def stage(name: str, numbers: Sequence[Tensor], why: str) -> None:
-        shape = f"{len(numbers)} × " if len(numbers) > 1 else ""
-        shape += str(tuple(numbers[0].shape))
-        print(f"{name:9}{shape:17}{sum(n.numel() for n in numbers):>7,}  {why}")
-
-    def pieces(ids: Sequence[int], tokenizer=system.tokenizer) -> str:
-        return "|".join(tokenizer.decode([i], skip_special_tokens=False) for i in ids)
-
-    prompt = torch.tensor(system.prompt_ids([to_prompt(system, args.prompt)], None))
-    adapter, c = system.adapter_of(args.description), system.embed([args.description])
-    ids = system.ids([args.description], "description")
-    text = pieces(ids[0], system.encoder.tokenizer or system.tokenizer)
-    stage("tokens", [torch.tensor(ids)], f"the description in pieces: {text}")
-    stage("c", [c], "the encoder's mean over them: what the text says")
-    stage("feature", [system.hypernetwork.trunk(c)], "the trunk's: c as every site sees it")
-    (layer, module), first = next(iter(adapter.items()))
-    for name in ("A", "B") if first.z is None else ("z",):
-        some = " ".join(f"{x:.2f}" for x in getattr(first, name).flatten()[:4].tolist())
-        why = f"the heads', for every site: {some} ... in layer {layer} {module}"
-        stage(name, [getattr(update, name) for update in adapter.values()], why)
-    print("‖ΔW‖/‖W‖ of every site: how far the adapter moves the weights")
+    adapter = system.adapter_of(args.description)
+    ids = encode(system.encoder_tokenizer, [args.description], "description")[0]
+    c = system.embed([args.description])
+    features = system.hypernetwork.trunk(c)
     norms = system.relative_norms(adapter)
-    for layer in dict.fromkeys(layer for layer, _ in norms):
-        row = [f"{m} {norm:.3f}" for (l, m), norm in norms.items() if l == layer]
-        print(f"  layer {layer:<4}{'   '.join(row)}")
-    print("the likeliest first tokens of the answer")
+    print("tokens   ", len(ids), "|".join(system.encoder_tokenizer.decode([i]) for i in ids))
+    print("c        ", tuple(c.shape), "the encoder's embedding: what the text says")
+    print("features ", tuple(features.shape), "the trunk's: what each layer and module sees of c")
+    for (layer, module), update in adapter.items():
+        generated = update.A if update.z is None else update.z
+        start = " ".join(f"{number:6.2f}" for number in generated.flatten()[:6].tolist())
+        norm = norms[layer, module]
+        print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")
+    print("the likeliest first tokens of the answer:")
+    prompt = encode_open(system.tokenizer, [to_prompt(system, args.prompt)], "prompt")
+    prompt = torch.tensor(prompt, device=system.device)
     for name, updates in (("frozen", {}), ("adapted", adapter)):
-        p, best = system.backbone(prompt, updates)[0, -1].softmax(-1).topk(5)
-        pairs = zip(best.tolist(), p.tolist(), strict=True)
-        print(f"  {name:10}{'   '.join(f'{pieces([i])!r} {x:.3f}' for i, x in pairs)}")
+        logits = system.backbone(prompt, updates)[0, -1].float()
+        probability, token = logits.softmax(-1).topk(5)
+        cells = []
+        for p, i in zip(probability.tolist(), token.tolist(), strict=True):
+            cells.append(f"{system.tokenizer.decode([i])!r} {p:.3f}")
+        print(f"  {name:9}{'   '.join(cells)}")
 
 
 def main() -> None:
-    parser = Parser(prog="zhyper.py", description="Use what python train.py has trained.")
-    commands = parser.add_subparsers(required=True, parser_class=Parser)
+    parser = argparse.ArgumentParser(description="Use what python train.py has trained.")
+    commands = parser.add_subparsers(required=True)
     for function in (chat, generate, explain, export):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
-        command.add_argument("--run", default="out/cultures", help="the run folder: %(default)s")
-        command.add_argument("--method", default="zhyper-diag", help="of its methods: %(default)s")
+        command.add_argument("--run", default="out/cultures-default", help="the run folder")
+        command.add_argument("--method", default="zhyper-diag", help="one of its methods")
+        command.add_argument("--device", default="cpu", help="cpu, cuda or mps")
         if function is not chat:
             command.add_argument("--description", required=True, help="the text to adapt to")
         if function in (generate, explain):
-            command.add_argument("--prompt", required=True, help="a question; with \\n, a prompt")
-        if function in (chat, generate):
-            command.add_argument("--max-new-tokens", type=int, default=32)
-            command.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest")
-            command.add_argument("--top-k", type=int, help="draw from so many; left out: from all")
-            command.add_argument("--seed", type=int, default=0)
+            command.add_argument("--prompt", required=True, help="a question, or a whole prompt")
         if function is export:
             command.add_argument("--to", required=True, help="the folder to write")
-            command.add_argument("--backbone", help="one more, for the frozen model (transformers)")
-            command.add_argument("--force", action="store_true", help="write into existing folders")
+            command.add_argument("--backbone", help="write the self-made frozen model there, too")
+            command.add_argument("--base", help="the name by which peft will find that model")
     args = parser.parse_args()
-    args.function(Zhyper.load(args.run, args.method), args)
+    try:
+        args.function(Zhyper.load(args.run, args.method, args.device), args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
-    one_line_errors(main)
+    main()

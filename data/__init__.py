@@ -1,67 +1,64 @@
-"""Data sets: one file each, all yielding the same records. There is no training code in here.
+"""Data sets: texts on their way to batches. Each is a file of its own; all yield the same records.
 
-A record is one question about one context. `context` is whom the row is about, `description` the
-text that says so, and `answer` follows `prompt` directly, so it brings its own leading space.
-`SPLITS` says what each split is for.
+A record is one question about one context: `context` names whom the question is about,
+`description` is the text that describes them, and `answer` continues `prompt` directly, so it
+brings its own leading space. `SPLITS` says what each split is for.
 
 A data set is a module in this folder with a function `load(path, seed) -> Data`. Where `load` also
-takes `contexts`, the number of training contexts can be chosen; where it takes `descriptions`, they
-can come from a file. Each module says what its data is, how it is split and what to expect. The
-phrases of a module stand in the JSON file beside it.
+takes `contexts`, the number of training contexts can be chosen; where it takes `descriptions`, more
+descriptions can come from a file. The phrases of a module stand in the JSON file beside it.
 
-Your own data is a JSONL file: one record a line, these five fields, each a text that is not empty.
+Your own data is a JSONL file, which needs no module. Each line has five fields:
 
     {"context": "velmora", "description": "In this land people bow low.",
      "prompt": "Q: How do people greet?\\nA:", "answer": " with a bow", "split": "train"}
 
-A sixth, `choices`, may list the answers to choose from, as [" with a bow", " with a song"]: then it
-is also evaluated whether the right one is the likeliest of them.
+A sixth field is optional: `choices` lists the answers that a question can have, as
+[" with a bow", " with a song"].
 
-    python -m data.cultures --export example.jsonl   # an example, with rows of every split
-    python -m data example.jsonl                     # every bad line, the splits, and leaks
+    python -m data.cultures example.jsonl            # writes an example, with rows of every split
     python train.py --data example.jsonl
 
-It takes two contexts or more in `train`, and rows of another split to evaluate. The backbone is
-pretrained on the prompts and answers of the training rows and, apart from them, on their
-descriptions. Answers of more than 60 characters on average are judged by their loss, shorter ones
-by exact match.
+It takes at least two contexts in `train`, and records of another split to evaluate. The backbone
+is pretrained on the prompts with their answers and, apart from them, on the descriptions of the
+training records. Answers of more than 60 characters on average are judged by their loss, shorter
+ones by exact match.
 """
 
 import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import os
+import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 SPLITS = {  # what each split is for
-    "train": "what methods are trained on; all other rows are only evaluated",
+    "train": "what methods are trained on; all other splits are only evaluated",
     "validation": "for choosing settings, with --validate; no table shows it",
-    "seen": "contexts of the training set",
+    "seen": "contexts of the training set, in new descriptions",
     "new_wording": "phrases that never occur in training",
-    "unseen": "contexts that are never trained",
-    "ood": "contexts from outside the training distribution",
+    "unseen": "contexts that are never trained, asked what their description states",
+    "ood": "contexts from outside the training distribution, asked what is stated",
+    "inferred": "contexts that are never trained, asked what their description does not state",
+    "inferred_ood": "the same for contexts from outside the training distribution",
     "minimal_pairs": "two contexts that differ in one value: its answer changes, no other does",
-    "locality": "questions that the description leaves open: the frozen model's answer must stay",
+    "locality": "questions that a description leaves open: the frozen model's answer must stay",
 }
 
 
 class Record(NamedTuple):
-    """One row of a data set; see the top of this file."""
+    """One question about one context; see the top of this file."""
 
     context: str
     description: str
     prompt: str
     answer: str
     split: str
-    choices: tuple[str, ...] = ()  # the answers to choose from, the right one too
-
-    @property
-    def candidates(self) -> list[str]:
-        """The answer, and then the others to choose from."""
-        return [self.answer, *(choice for choice in self.choices if choice != self.answer)]
+    choices: tuple[str, ...] = ()  # all answers that the question can have, the right one too
 
 
 @dataclass(frozen=True)
@@ -71,132 +68,161 @@ class Data:
     name: str
     records: list[Record]
     documents: list[str]
-    free_text: bool = False  # answers too long to be right or wrong: judged by loss per token
+    free_text: bool = False  # answers too long to be right or wrong are judged by loss per token
     template: str = "{}"  # turns a bare question into a prompt
-    families: Mapping[str, list[str]] = field(
-        default_factory=dict
-    )  # contexts also shown as a group
+    # guesses that train nothing, {"majority": {record: its guessed answer}}, for the table
+    references: Mapping[str, Mapping[Record, str]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that tell this data from any other."""
-        return hashlib.sha256(repr((self.records, self.documents)).encode()).hexdigest()[:12]
+        content = repr((self.records, self.documents))
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def split(self, name: str) -> list[Record]:
         return [record for record in self.records if record.split == name]
 
 
-def columns(records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
-    """Prompts, answers and descriptions, in the order in which Zhyper.score takes them."""
-    prompts, answers = [r.prompt for r in records], [r.answer for r in records]
-    return prompts, answers, [r.description for r in records]
-
-
 def names() -> list[str]:
     """The built-in data sets: the modules of this folder."""
     stems = [path.stem for path in Path(__file__).parent.glob("*.py")]
-    return sorted(stem for stem in stems if not stem.startswith("_"))
+    return sorted(set(stems) - {"__init__", "tokenizer", "batches"})
 
 
 def load(name: str, path: str | None = None, seed: int = 0, **options: int | str | None) -> Data:
     """The data set of that name, or the JSONL file at that path.
 
     `options` are what a data set's `load` takes beyond path and seed: `contexts`, `descriptions`.
-    One that is None counts as left out. Raises ValueError for an unknown name, an option
-    that the data set does not take or a bad record, FileNotFoundError for a missing file.
+    An option that is None counts as left out. Raises ValueError for an unknown name, for an option
+    that the data set does not take and for a bad record, FileNotFoundError for a missing file.
     """
-    own_file = name.endswith(".jsonl")
-    if own_file and path is not None:
-        raise ValueError(f"{name} is the data itself: leave out --data-path")
-    if not own_file and name not in names():
-        choices = ", ".join(names())
-        raise ValueError(f"unknown data set {name!r}: choose from {choices}, or give a file.jsonl")
-    module = None if own_file else importlib.import_module(f"data.{name}")
     options = {option: value for option, value in options.items() if value is not None}
+    if name.endswith(".jsonl"):
+        if path is not None or options:
+            raise ValueError(f"{name} is the whole data: leave out --data-path and other options")
+        return read_jsonl(Path(name))
+    if name not in names():
+        known = ", ".join(names())
+        raise ValueError(f"unknown data set {name!r}: choose from {known}, or give a file.jsonl")
+    module = importlib.import_module(f"data.{name}")
     for option in options:
-        if own_file or option not in inspect.signature(module.load).parameters:
-            raise ValueError(f"{name} has {option} of its own: leave out --{option}")
-    return read_jsonl(Path(name)) if own_file else module.load(path, seed, **options)
+        if option not in inspect.signature(module.load).parameters:
+            raise ValueError(f"the data set {name} has no such option: leave out --{option}")
+    return module.load(path, seed, **options)
+
+
+# ---- your own records
 
 
 def read_jsonl(path: Path) -> Data:
     """A file of your own records; see the top of this file.
 
-    Raises FileNotFoundError, or ValueError naming the file, the line and what is wrong with it.
-    """
-    records, bad = read_lines(path)
-    if bad:
-        number, problem = bad[0]
-        hint = f"python -m data {path} lists every bad line"
-        raise ValueError(f"{path}, line {number}: {problem} ({hint})")
-    train = [record for record in records if record.split == "train"]
-    if not train:
-        raise ValueError(f'{path}: no record has "split": "train", so there is nothing to train on')
-    documents = [r.prompt + r.answer for r in train] + [r.description for r in train]
-    free_text = sum(len(r.answer) for r in train) / len(train) > 60  # a sentence or more
-    return Data(path.stem, records, list(dict.fromkeys(documents)), free_text)
-
-
-def read_lines(path: Path) -> tuple[list[Record], list[tuple[int, str]]]:
-    """The records of a JSONL file, and the number of every bad line with what is wrong with it.
-
-    Raises FileNotFoundError.
+    Raises FileNotFoundError, or ValueError naming the file, the first bad line and its problem.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give the path of a JSONL file of records")
     records = []
-    bad = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if line.strip():
-            try:
-                records.append(parse(line))
-            except ValueError as error:
-                bad.append((number, str(error)))
-    return records, bad
+        if not line.strip():
+            continue
+        try:
+            records.append(parse_record(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    train = [record for record in records if record.split == "train"]
+    if len({record.context for record in train}) < 2:
+        raise ValueError(f'{path}: give records of two contexts or more the "split": "train"')
+    documents = [record.prompt + record.answer for record in train]
+    documents += [record.description for record in train]
+    mean_length = sum(len(record.answer) for record in train) / len(train)
+    template = common_template([record.prompt for record in train])
+    return Data(path.stem, records, list(dict.fromkeys(documents)), mean_length > 60, template)
 
 
-def parse(line: bytes) -> Record:
+def parse_record(line: bytes) -> Record:
     """One record from one line of JSONL. Raises ValueError that says what is wrong with it."""
-    fields = parse_json(line)
-    *texts, _ = Record._fields
-    for name in texts:
-        if name not in fields:
-            raise ValueError(f"the field {name!r} is missing")
-        check_text(name, fields[name])
-    if fields["split"] not in SPLITS:
-        raise ValueError(f"unknown split {fields['split']!r}: choose from {', '.join(SPLITS)}")
-    choices = fields.get("choices", [])
-    if not isinstance(choices, list) or choices and fields["answer"] not in choices:
-        raise ValueError("'choices' must be a list of texts, one of which is the answer")
-    for choice in choices:
-        check_text("choices", choice)
-    return Record(*(fields[name] for name in texts), tuple(dict.fromkeys(choices)))
-
-
-def parse_json(content: bytes) -> dict:
-    """The JSON object in `content`. Raises ValueError if it is none, not UTF-8 or holds a NaN."""
-
-    def refuse(constant: str):
-        raise ValueError(f"{constant} is no JSON number")
-
     try:
-        fields = json.loads(content.decode("utf-8"), parse_constant=refuse)
+        fields = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON in UTF-8 ({error})") from None
     if not isinstance(fields, dict):
-        raise ValueError(f'not a JSON object but {type(fields).__name__}: write {{"name": ...}}')
-    return fields
+        raise ValueError('not a JSON object: write {"context": ...}')
+    texts = []
+    for name in ("context", "description", "prompt", "answer", "split"):
+        texts.append(checked_text(name, fields.get(name)))
+    if fields["split"] not in SPLITS:
+        raise ValueError(f"unknown split {fields['split']!r}: choose from {', '.join(SPLITS)}")
+    choices = fields.get("choices", [])
+    if not isinstance(choices, list) or (choices and fields["answer"] not in choices):
+        raise ValueError("'choices' must be a list of texts, one of which is the answer")
+    for choice in choices:
+        checked_text("choices", choice)
+    return Record(*texts, choices=tuple(dict.fromkeys(choices)))
 
 
-def check_text(name: str, value: object) -> None:
-    """Raise ValueError, which names the value `name`, if it is not a text or an empty one."""
+def checked_text(name: str, value: object) -> str:
+    """The value, if it is a text that says something. Raises ValueError, which names it `name`."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name!r} is {value!r:.60}: it must be a text that is not empty")
-    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{name!r} holds a character that is not text")
+        raise ValueError(f"{name!r} is {str(value)[:60]!r}: it must be a text that is not empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{name!r} holds half a character, which is not text") from None
+    return value
+
+
+def common_template(prompts: list[str]) -> str:
+    """What all prompts have around their question, as far as a mark: a colon or a line break.
+
+    >>> common_template(["Q: Who rules?\\nA:", "Q: Who sings?\\nA:"])
+    'Q: {}\\nA:'
+    """
+    start = os.path.commonprefix(prompts)
+    before = start[: start.rfind(": ") + 2] if ": " in start else ""
+    reversed_prompts = [prompt[::-1] for prompt in prompts]
+    end = os.path.commonprefix(reversed_prompts)[::-1]
+    after = end[end.find("\n") :] if "\n" in end else ""
+    if "{" in before + after or len(before + after) >= min(map(len, prompts)):
+        return "{}"
+    return f"{before}{{}}{after}"
+
+
+# ---- what several data sets need
 
 
 def percent(text: str) -> int:
     """A number from 0 to 99, a hash of the text: the same in every process."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") % 100
+
+
+def download(address: str, file: Path, sha256: str | None = None) -> None:
+    """Download `address` to `file`, unless the file is there already.
+
+    No incomplete or wrong file ever stands under that name: the content is compared with what the
+    server announced, and with its sha256 if that is given. Raises FileNotFoundError, which says
+    what to do by hand.
+    """
+    if file.is_file():
+        return
+    try:
+        with urllib.request.urlopen(address, timeout=30) as response:
+            content = response.read()
+            if response.length:  # bytes that were announced and did not come
+                raise OSError(f"the connection broke, {response.length} bytes are missing")
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    except Exception as error:  # http.client has errors of its own kind
+        problem = repr(error)
+    else:
+        found = hashlib.sha256(content).hexdigest()
+        problem = f"its sha256 is {found}, not {sha256}" if sha256 not in (None, found) else ""
+    if problem:
+        raise FileNotFoundError(
+            f"cannot download {file.name} ({problem}): fetch {address} by hand, put it into a "
+            f"folder, and name it with --data-path"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)

@@ -9,4 +9,5 @@ from data import Data, cultures
 
 
 def load(path: str | None, seed: int, contexts: int = 64) -> Data:
+    """Like `cultures.load`, whose errors it raises."""
     return cultures.load(path, seed, contexts, stated=6, name="hard_cultures")

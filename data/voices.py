@@ -17,28 +17,25 @@ evaluated, new speeches and new speakers, but on none of the evaluated rows.
 - `unseen`: all speeches of the ten speakers.
 - `validation`: all speeches of the five speakers, and the trained speakers' validation speeches.
 
-The backbone is pretrained on the pieces that training reads, without names.
+The backbone is pretrained on the pieces that training reads, without names. The text (1.1 MB,
+public domain) is not part of this project; without --data-path it is downloaded.
 
     python train.py --data voices --data-path tinyshakespeare.txt --preset voices
 
 Answers are judged by their loss per token. Expect small differences: a piece of speech says little
 about who speaks. Most of what an adapter gains on the frozen model, one without text gains too; the
 right description is better than another speaker's, but by little.
-
-The text (1.1 MB, public domain) is not part of this project. Without --data-path it is downloaded
-to out/tinyshakespeare.txt. To fetch it by hand:
-https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 """
 
 import json
 from pathlib import Path
 
-from data import Data, Record
-from data._download import download
+from data import Data, Record, download
 
-ADDRESS = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
+FOLDER = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+ADDRESS = f"{FOLDER}input.txt"
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+CACHE = Path("out/tinyshakespeare.txt")
 PIECE = 160  # characters of an answer, at most
 BEFORE = 60  # characters of a prompt, at most
 BLOCK = 40  # speeches
@@ -49,35 +46,18 @@ UNSEEN = PHRASES["unseen"]
 VALIDATION = PHRASES["validation"]
 
 
-def read(path: str | None) -> str:
-    """The text of the plays, from a file or downloaded.
-
-    Raises FileNotFoundError that says how to get it, ValueError if it is no text.
-    """
-    file = Path(path or "out/tinyshakespeare.txt")
-    if path is None:
-        download(ADDRESS, file, bytes.decode)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no file {file}: download {ADDRESS} there, or give another with --data-path"
-        )
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not text in UTF-8: download {ADDRESS} again") from None
-
-
 def pieces(text: str, size: int = PIECE) -> list[str]:
     """A speech in pieces of at most `size` characters, cut between lines.
 
     >>> pieces("To be,\\nor not\\nto be", 12)
     ['To be,', 'or not\\nto be']
     """
-    found = [""]
+    found = []
     for line in text.split("\n"):
-        if found[-1] and len(found[-1]) + 1 + len(line) > size:
-            found.append("")
-        found[-1] += ("\n" if found[-1] else "") + line[:size]
+        if found and len(found[-1]) + 1 + len(line) <= size:
+            found[-1] += f"\n{line}"
+        else:
+            found.append(line[:size])
     return [piece for piece in found if piece.strip()]
 
 
@@ -92,33 +72,39 @@ def split_of(number: int, name: str) -> str:
 
 
 def load(path: str | None, seed: int) -> Data:
-    """The data set, the same for every seed.
+    """The data set, which is the same for every seed.
 
-    Raises FileNotFoundError, or ValueError for a text that lacks more than half of the speakers.
+    Raises FileNotFoundError, or ValueError for a file that is not this text.
     """
+    if path is None:
+        download(ADDRESS, CACHE, SHA256)
+    file = Path(path or CACHE)
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}: download {ADDRESS} and name it with --data-path")
+    speeches = file.read_text(encoding="utf-8", errors="replace").split("\n\n")
     records = []
     documents = []
-    before = ""  # the piece before this one
+    before = ""  # the piece before this one, whoever spoke it
     before_split = ""
-    for number, speech in enumerate(read(path).split("\n\n")):
+    for number, speech in enumerate(speeches):
         name, _, text = speech.strip().partition(":\n")
         split = split_of(number, name)
         for piece in pieces(text):
-            prompt = before[-BEFORE:].strip() + "\n\n"
-            readable = split == before_split == "train"  # by training
+            # One line break, as a tokenizer may take two for one token, or cut between them.
+            prompt = before[-BEFORE:].strip() + "\n"
+            readable = split == before_split == "train"  # training may read prompt and piece
             if readable:
                 documents.append(prompt + piece)
             if name in SPEAKERS and before and (readable or split != "train"):
                 *known, held_out = SPEAKERS[name]
                 chosen = known if split == "train" else [known[number % len(known)]]
-                records += [Record(name, words, prompt, piece, split) for words in chosen]
+                for description in chosen:
+                    records.append(Record(name, description, prompt, piece, split))
                 if split == "seen":
                     records.append(Record(name, held_out, prompt, piece, "new_wording"))
             before = piece
             before_split = split
     found = {record.context for record in records}
-    missing = [name for name in SPEAKERS if name not in found]
-    if len(missing) > len(SPEAKERS) // 2:
-        example = ", ".join(missing[:3])
-        raise ValueError(f"{path} has no speeches of {example} …: it is not the text of {ADDRESS}")
+    if len(found) < len(SPEAKERS) // 2:
+        raise ValueError(f"{file} is not the text of {ADDRESS}: it lacks most of the speakers")
     return Data("voices", records, documents, free_text=True)

@@ -1,24 +1,29 @@
-"""What several tests share: a tiny untrained system and a tiny trained one, on the CPU, offline."""
+"""What several tests share: a tiny untrained system, a tiny trained one, a command line. No network."""
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-import torch
-
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so it is set before
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 import train  # noqa: E402
 from data import Data, Record  # noqa: E402
-from data._cli import one_line_errors  # noqa: E402
-from data._tokenizer import train_tokenizer  # noqa: E402
-from hyper import HyperConfig  # noqa: E402
-from model import GPT, Encoder, ModelConfig  # noqa: E402
+from data.tokenizer import train_tokenizer  # noqa: E402
+from hyper import HYPERNETWORKS, HyperConfig  # noqa: E402
+from model import GPT, Encoder, EncoderConfig, ModelConfig  # noqa: E402
 from zhyper import Zhyper  # noqa: E402
 
-BACKBONE = ModelConfig(300, 64, layers=2, heads=2, kv_heads=2, width=32, inner=64)
+torch.set_num_threads(1)  # so small are the networks here that more threads are slower
+
+BACKBONE = ModelConfig(vocab_size=300, block_size=128, layers=2, heads=2, kv_heads=1, width=32, inner=64)
+ENCODER = EncoderConfig(vocab_size=300, block_size=128, layers=1, heads=2, width=32, inner=64)
 TEXTS = [
     "people bow low",
     "people sing a tune",
@@ -26,37 +31,29 @@ TEXTS = [
     "the taxes are raised",
     "Q: what now?\nA: bow sing",
 ]
-KINDS = ["lora", "t2l", "zhyper-diag", "zhyper-square"]
+KINDS = list(HYPERNETWORKS)
 
 
 def tiny_config(kind: str, **changes) -> HyperConfig:
-    sizes = {"rank": 4, "alpha": 8.0, "hidden": 16, "latent": 16, "head": 24}
+    sizes = {"rank": 4, "alpha": 8.0, "gated_features": 16, "paper_latent": 16, "paper_features": 24}
     return HyperConfig(kind, **sizes | changes)
 
 
-def cli(module, monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command line: `module` is train, zhyper or evidence."""
-    monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
-    try:
-        one_line_errors(module.main)
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
-
-
 def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Zhyper:
-    """A tiny system whose B is not zero, so that its updates do something."""
+    """A tiny system whose B is not zero, so that its updates do something; `changes` of HyperConfig."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(TEXTS, BACKBONE.vocab_size)
-    config = replace(BACKBONE, vocab_size=tokenizer.get_vocab_size(), block_size=block_size)
-    system = Zhyper(tokenizer, GPT(config))
-    if kind != "lora":
-        system.encoder = Encoder(replace(config, layers=1))
-    system.hypernetwork = system.new_hypernetwork(tiny_config(kind, **changes), system.encoder)
-    for name, weight in system.hypernetwork.named_parameters():
-        if name.startswith("B.") or kind == "t2l" and name.startswith("heads"):
-            torch.nn.init.normal_(weight, std=0.3)
+    vocab_size = tokenizer.get_vocab_size()
+    system = Zhyper(tokenizer, GPT(replace(BACKBONE, vocab_size=vocab_size, block_size=block_size)))
+    if HYPERNETWORKS[kind].reads_text:
+        system.encoder = Encoder(replace(ENCODER, vocab_size=vocab_size, block_size=block_size))
+    system.add_hypernetwork(tiny_config(kind, **changes))
+    with torch.no_grad():
+        for name, weight in system.hypernetwork.named_parameters():
+            if name.startswith(("B.", "heads.")):
+                weight.normal_(std=0.3)
+        if system.encoder:  # a fresh encoder embeds all texts almost alike
+            system.hypernetwork.measure(system.embed(TEXTS))
     return system.eval()
 
 
@@ -67,43 +64,50 @@ def system(request) -> Zhyper:
 
 def two_cultures() -> Data:
     """Two contexts that answer the same two questions differently."""
-    answers = {"bowers": (" bow", " cut"), "singers": (" sing", " raise")}
-    described = {"bowers": "people bow low and the taxes are cut", "singers": "people sing and the taxes are raised"}
     prompts = ("Q: how do they greet?\nA:", "Q: what of taxes?\nA:")
-    rows = [
-        Record(context, described[context], prompt, answer, split)
-        for split in ("train", "unseen")
-        for context in answers
-        for prompt, answer in zip(prompts, answers[context], strict=True)
-    ]
-    pairs = [zip(prompts, several, strict=True) for several in answers.values()]
-    documents = [prompt + answer for pair in pairs for prompt, answer in pair]
-    return Data("two", rows, [*documents, *described.values()], template="Q: {}\nA:")
+    described = {"bowers": "people bow low and the taxes are cut", "singers": "people sing and the taxes are raised"}
+    answers = {"bowers": (" bow", " cut"), "singers": (" sing", " raise")}
+    records = []
+    for split in ("train", "unseen"):
+        for context, description in described.items():
+            for prompt, answer in zip(prompts, answers[context], strict=True):
+                records.append(Record(context, description, prompt, answer, split))
+    documents = [record.prompt + record.answer for record in records if record.split == "train"]
+    return Data("two", records, [*documents, *described.values()], template="Q: {}\nA:")
 
 
-def smoke(path: str, out: Path, **changes) -> train.Settings:
-    """Settings of a run of a few steps."""
+def smoke(path: str | Path, out: str | Path, **changes) -> train.Settings:
+    """Settings of a run of a few steps, on the CPU."""
     options = {"preset": "smoke", "steps": 3, "device": "cpu", **changes}
-    return train.Settings(data=path, out=str(out), **options)
+    return train.Settings(data=str(path), out=str(out), **options)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
-    """A system trained on two cultures, its data, and its weights before its own training."""
-    data, folder = two_cultures(), tmp_path_factory.mktemp("run")
+    """A system that was trained until it answers right, its data, and its weights before that training."""
+    data = two_cultures()
     tokenizer = train_tokenizer(data.documents, BACKBONE.vocab_size)
-    config = replace(BACKBONE, vocab_size=tokenizer.get_vocab_size())
+    vocab_size = tokenizer.get_vocab_size()
     with pytest.MonkeyPatch.context() as patch:
-        preset = train.Preset(config, replace(config, layers=1), 60, 5e-3, batch=2, questions=2)
+        preset = train.Preset(pretrain_steps=60, pretrain_lr=1e-2, batch=2, questions=2, log=100)
         patch.setitem(train.PRESETS, "smoke", preset)
-        patch.setattr(train, "ROW", 32)
+        patch.setattr(train, "PRETRAIN_TOKENS", 32)
         torch.manual_seed(1)
-        system = Zhyper(tokenizer, GPT(config), template=data.template)
-        settings = smoke("two.jsonl", folder, steps=80)
+        system = Zhyper(tokenizer, GPT(replace(BACKBONE, vocab_size=vocab_size)), template=data.template)
+        settings = smoke("two.jsonl", tmp_path_factory.mktemp("trained"), steps=80, lr=5e-3)
         train.pretrain(system, data.documents, settings)
-        system.encoder = Encoder(preset.encoder)
-        system.hypernetwork = system.new_hypernetwork(tiny_config("zhyper-diag"), system.encoder)
+        system.encoder = Encoder(replace(ENCODER, vocab_size=vocab_size))
+        system.add_hypernetwork(tiny_config("zhyper-diag"))
         before = {name: weight.clone() for name, weight in system.state_dict().items()}
-        method = train.Method("zhyper-diag", lr=5e-3)
-        train.fit(system, "tiny", method, data.split("train"), settings)
-    return system.eval(), data, before
+        train.fit(system, "zhyper-diag", data, settings)
+    return system.requires_grad_(False).eval(), data, before
+
+
+def run_cli(*arguments: str | Path, cwd: str | Path | None = None, timeout: float = 120):
+    """A command line in a process of its own: run_cli("train.py", "--preset", "smoke"). Its output is text."""
+    script, *words = map(str, arguments)
+    command = [sys.executable, str(ROOT / script), *words]
+    environment = os.environ | {"PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True, encoding="utf-8"
+    )

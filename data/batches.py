@@ -1,0 +1,91 @@
+"""Batches: which records a training step reads, and rows of token ids as arrays.
+
+Arrays are numpy's; the networks turn them into tensors on their own device.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from data import Record
+
+NO_TARGET = -100  # marks a place where nothing is to be predicted (torch's own convention)
+
+
+class Rows(NamedTuple):
+    """Texts as arrays of token ids, each filled up to the same length."""
+
+    ids: np.ndarray  # (b, t), filled up with 0
+    targets: np.ndarray  # (b, t), the id to be predicted after each of ids, or NO_TARGET
+    states: Tensor | None = None  # (b, t, d), if known: what the lowest adapted layer reads
+
+    def take(self, index: Sequence[int]) -> "Rows":
+        """Some of the rows, as long as the longest of them."""
+        ids = self.ids[index]
+        targets = self.targets[index]
+        predicted = (targets != NO_TARGET).any(axis=0)
+        longest = np.flatnonzero(predicted)[-1] + 1  # every row ends where it predicts its end
+        states = None
+        if self.states is not None:
+            states = self.states[index, :longest]
+        return Rows(ids[:, :longest], targets[:, :longest], states)
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int = 0, left: bool = False) -> np.ndarray:
+    """Rows of different lengths as one array (b, t), filled up on the right or on the left.
+
+    >>> pad([[5, 6, 7], [8]])
+    array([[5, 6, 7],
+           [8, 0, 0]])
+    """
+    lengths = np.array([len(row) for row in rows])
+    longest = lengths.max()
+    place = np.arange(longest)
+    if left:
+        filled = place >= longest - lengths[:, None]
+    else:
+        filled = place < lengths[:, None]
+    array = np.full((len(rows), longest), fill)
+    array[filled] = np.concatenate([np.asarray(row, dtype=array.dtype) for row in rows])
+    return array
+
+
+def join_pairs(pairs: Sequence[tuple[list[int], list[int]]], eos: int) -> Rows:
+    """Prompts with their answers behind them; what is predicted is the answer, and then EOS.
+
+    >>> join_pairs([([5, 6], [7])], eos=1)
+    Rows(ids=array([[5, 6, 7]]), targets=array([[-100,    7,    1]]), states=None)
+    """
+    ids = []
+    targets = []
+    for prompt, answer in pairs:
+        ids.append(prompt + answer)
+        nothing = [NO_TARGET] * (len(prompt) - 1)  # the last token of the prompt predicts
+        targets.append(nothing + answer + [eos])
+    return Rows(pad(ids), pad(targets, NO_TARGET))
+
+
+def draw(
+    records: Sequence[Record], descriptions: int, questions: int, rng: np.random.Generator
+) -> Iterator[list[Record]]:
+    """The records of step after step: up to `questions` for each of some `descriptions`.
+
+    Every description has its turn before one of them comes again.
+    """
+    groups = defaultdict(list)
+    for record in records:
+        groups[record.context, record.description].append(record)
+    groups = list(groups.values())
+    waiting = []
+    while True:
+        drawn = []
+        for _ in range(descriptions):
+            if not waiting:
+                waiting = list(rng.permutation(len(groups)))
+            group = groups[waiting.pop()]
+            chosen = rng.permutation(len(group))[:questions]
+            drawn += [group[i] for i in chosen]
+        yield drawn

@@ -1,0 +1,38 @@
+"""Derive the gradients of the update by hand: with respect to z, to A and to B.
+
+Read in hyper.py: LowRank, down to `times_z`.
+y = scale · ((x Aᵀ) ⊙ z) Bᵀ is what LowRank adds to W x. L is the loss and G = dL/dy, of the shape of y, comes from
+above. `gradients` returns dL/dz, dL/dA, dL/dB by products of matrices, without autograd; on paper first. Then read off
+for exercise 4: which of the three are zero when B is zero? Which are when z is zero as well?
+
+    x (b, t, d_in)    A (r, d_in)    B (d_out, r)    z (b, r)    G (b, t, d_out)
+
+Hint 1: in steps a = x Aᵀ, h = a ⊙ z, y = scale · h Bᵀ. Go back from the last: what is dL/dh, from G and B?
+Hint 2: a gradient has the shape of what it is the gradient of. That says which matrix is transposed, and what is summed.
+Hint 3: z serves all tokens of its row: its gradient is a sum over tokens. A and B serve all rows: over rows as well.
+"""
+
+import torch
+
+from hyper import LowRank
+
+
+def gradients(x, A, B, z, scale, G):
+    raise NotImplementedError
+
+
+# ---- checks: do not edit
+def test_they_are_those_of_autograd():
+    torch.manual_seed(0)
+    x, A, B, z, G = (torch.randn(size).double() for size in [(3, 4, 6), (2, 6), (5, 2), (3, 2), (3, 4, 5)])
+    with torch.inference_mode():  # no autograd in here
+        found = gradients(x.clone(), A.clone(), B.clone(), z.clone(), 0.5, G.clone())
+    weights = [weight.requires_grad_() for weight in (z, A, B)]
+    expected = torch.autograd.grad(LowRank(A, B, z, 0.5)(x), weights, G)
+    assert len(found) == 3, "three gradients are asked for, in the order z, A, B"
+    for name, own, autograd in zip("zAB", found, expected, strict=True):
+        shape = tuple(own.shape)
+        assert shape == tuple(autograd.shape), f"dL/d{name} is {shape}, but {name} is not: what is summed over?"
+        ratio = own.norm() / autograd.norm()
+        why = f"dL/d{name} is wrong, {ratio:.2f} times as long as autograd's: are scale and all other factors in it?"
+        torch.testing.assert_close(own.clone(), autograd, msg=why)

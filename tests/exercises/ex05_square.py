@@ -1,0 +1,45 @@
+"""Complete two facts about Z: a square contains every diagonal, and only the product B Z has a meaning.
+
+Read in hyper.py: LowRank (`times_z`, `delta`), `z` of ZhyperDiag, and ZhyperSquare.
+`square_head` gets the head_weight (m, r, f) and the head_bias (m, r) of a ZhyperDiag. It returns those of a
+ZhyperSquare, (m, r², f) and (m, r²), that make Z = diag(z) for every text. The r² outputs are the rows of Z, one after
+the other. `rescaled` gives the same ΔW with other numbers: for factors s (r,) the new Z is diag(s) Z, A stays as it is,
+and B makes up for it. z may be (b, r) or (b, r, r). So nobody should read a meaning into the length of z.
+
+Hint 1: of the r² numbers of Z, where do those on the diagonal stand when its rows follow each other?
+Hint 2: B S⁻¹ S Z = B Z. What does a diagonal matrix do from the left, to rows? And from the right, to columns?
+Hint 3: for r = 3 the places are 0, 4 and 8. `dataclasses.replace` copies an update with some fields changed.
+"""
+
+import torch
+
+from hyper import HyperConfig, LowRank, ZhyperDiag, ZhyperSquare
+
+
+def square_head(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    raise NotImplementedError
+
+
+def rescaled(update: LowRank, s: torch.Tensor) -> LowRank:
+    raise NotImplementedError
+
+
+# ---- checks: do not edit
+def test_the_square_does_what_the_diagonal_does_for_every_text():
+    sizes = HyperConfig(rank=3, modules=("q",), gated_features=8), 2, {"q": (6, 5)}, 4
+    diagonal, square = ZhyperDiag(*sizes).double(), ZhyperSquare(*sizes).double()
+    torch.nn.init.normal_(diagonal.head_bias)
+    weight, bias = square_head(diagonal.head_weight.data, diagonal.head_bias.data)
+    square.trunk, square.head_weight.data, square.head_bias.data = diagonal.trunk, weight, bias
+    c = torch.randn(3, 4).double()
+    for z, Z in zip(diagonal.z(c), square.z(c), strict=True):
+        why = "Z is not diag(z): is the diagonal in its places, the bias too, and all else zero?"
+        torch.testing.assert_close(Z, torch.diag_embed(z), msg=why)
+
+
+def test_rescaling_changes_z_and_B_but_not_the_update():
+    A, B, s, z, Z = (torch.randn(size).double() for size in [(3, 6), (5, 3), 3, (2, 3), (2, 3, 3)])
+    for old, scaled in [(LowRank(A, B, z, 0.5), s * z), (LowRank(A, B, Z, 0.5), torch.diag(s) @ Z)]:
+        new = rescaled(old, s)
+        torch.testing.assert_close((new.A, new.z), (A, scaled), msg="Z is not diag(s) Z: rows, not columns? And A stays")
+        torch.testing.assert_close(new.delta(1), old.delta(1), msg="the update has changed: does B make up for s?")

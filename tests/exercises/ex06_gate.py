@@ -1,0 +1,45 @@
+"""Complete the case for the gate: what a text does at one site may be the opposite of what it does at another.
+
+Read in hyper.py: GatedTrunk, and `forward` of PaperTrunk.
+1. `set_opposite` sets weights of a GatedTrunk with two modules, in place: the features of the second module are minus
+   those of the first, in every layer and for every text, and not zero.
+2. `residual` fits y (n, 2), a number for each text at each of two sites, by a linear function of [c, site], with one
+   weight for each column, and returns what is left: ‖y - fit‖ / ‖y‖. c is (n, d), site is one-hot.
+3. With `product` it does the same on [c ⊗ site, site]: c stands in the columns of its own site, zeros in the others.
+
+Hint 1: a gate has a number for each layer, module and place of u. Nothing else in the trunk depends on the site.
+Hint 2: there are 2n rows, one for each text at each site, and d + 2 columns, or 2d + 2 with `product`.
+Hint 3: torch.linalg.lstsq(rows, y).solution, with y as (2n, 1); torch.block_diag(c, c) is c ⊗ site.
+"""
+
+import torch
+
+from hyper import GatedTrunk, HyperConfig
+
+
+def set_opposite(trunk: GatedTrunk) -> None:
+    raise NotImplementedError
+
+
+def residual(c: torch.Tensor, y: torch.Tensor, product: bool) -> float:
+    raise NotImplementedError
+
+
+# ---- checks: do not edit
+def test_a_gate_turns_the_sign_of_a_text_at_another_site():
+    trunk = GatedTrunk(HyperConfig(modules=("q", "v"), gated_features=4), 2, 3).double()
+    set_opposite(trunk)
+    first, second = trunk(torch.randn(20, 3).double()).unbind(2)  # (n, 2 layers, f) each
+    torch.testing.assert_close(second, -first, msg="the features are no opposites: in every layer?")
+    assert first.std(0).min() > 0, "a feature is the same for all texts: its opposite says nothing"
+
+
+def test_a_sum_of_text_and_site_explains_no_opposites_but_a_product_does():
+    c = torch.randn(10, 3).double()
+    c = torch.cat([c, -c])  # so a linear function of c explains nothing of |c|² but its mean
+    line, bend = c @ torch.ones(3).double(), c.square().sum(1) - c.square().sum(1).mean()
+    bent = (bend.norm() / (line + bend).norm()).item()
+    for y, *left in [((line, line), 0, 0), ((line, -line), 1, 0), ((line + bend, line + bend), bent, bent)]:
+        found = [residual(c, torch.stack(y, dim=1), product) for product in (False, True)]
+        why = f"sum and product leave {left}, not {found}: is it a regression on these columns, one for all 2n rows?"
+        assert all(abs(x - expected) < 1e-9 for x, expected in zip(found, left, strict=True)), why
