@@ -13,7 +13,7 @@ The paper is "Zhyper: Factorized Hypernetworks for Conditioned LLM Fine-Tuning",
 its authors' code is machinelearningnuremberg/Zhyper.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ class HyperConfig:
 
     kind: str = "zhyper-diag"  # a key of HYPERNETWORKS
     rank: int = 32
-    alpha: float = 64.0
+    alpha: float = 64.0  # the update is scaled by alpha / rank
     modules: tuple[str, ...] = ("q", "k", "v", "o")
     lowest_layer: int = 0  # the lowest adapted layer of the backbone
     trunk: str = "gated"  # a key of TRUNKS
@@ -119,38 +119,28 @@ Adapter = dict[tuple[int, str], LowRank]  # {site: update}: what is generated, a
 # ---- trunks: from a text to features of every site
 
 
-class Standardise(nn.Module):
-    """(c - mean) / std, both measured once, before the first step, on training descriptions.
+def standardise(d_text: int) -> nn.Module:
+    """(c - mean) / std, over the batch in training, over what training has seen afterwards.
 
     differs from the paper, which takes c as it is: a fresh encoder embeds all texts almost alike.
     """
-
-    def __init__(self, d_text: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(d_text))
-        self.register_buffer("std", torch.ones(d_text))
-
-    def measure(self, c: Tensor) -> None:
-        self.mean.copy_(c.mean(0))
-        self.std.copy_(c.std(0, correction=0) + 1e-5)
-
-    def forward(self, c: Tensor) -> Tensor:
-        return (c - self.mean) / self.std
+    return nn.BatchNorm1d(d_text, affine=False)
 
 
 class GatedTrunk(nn.Module):
     """Ours: u = SiLU(Linear(LayerNorm(Linear(c)))), c standardised; a site's features are gate · u.
 
-    differs from the paper: the site multiplies the text instead of being concatenated to it. So
-    what it does with a text is a product from the first step; an MLP would have to learn that.
+    differs from the paper, which concatenates site and text and leaves it to an MLP to learn how
+    the one changes what is done with the other. Here the site multiplies the text from the start.
     """
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__()
         self.features = config.gated_features
-        self.standardise = Standardise(d_text)
+        self.standardise = standardise(d_text)
+        narrow = 64  # so that the layers before the gate have few parameters
         self.text = nn.Sequential(
-            nn.Linear(d_text, 64), nn.LayerNorm(64), nn.Linear(64, self.features)
+            nn.Linear(d_text, narrow), nn.LayerNorm(narrow), nn.Linear(narrow, self.features)
         )
         self.gate = nn.Parameter(torch.randn(layers, len(config.modules), self.features))
 
@@ -177,7 +167,7 @@ class PaperTrunk(nn.Module):
         def residual_block() -> nn.Sequential:
             return nn.Sequential(nn.LayerNorm(latent), mlp(latent), dropout)
 
-        self.standardise = Standardise(d_text)
+        self.standardise = standardise(d_text)
         self.text = nn.Sequential(nn.Linear(d_text, latent // 2), nn.LayerNorm(latent // 2))
         self.depth = nn.Embedding(layers, latent // 4)
         self.depth_norm = nn.LayerNorm(latent // 4)
@@ -209,39 +199,45 @@ class PaperTrunk(nn.Module):
 class Hypernetwork(nn.Module):
     """What every method is: a network that turns embeddings of texts into an adapter for them.
 
-    To add one, write a subclass with `__init__` and `forward`, and its name in HYPERNETWORKS below:
-    it can then be trained, evaluated, merged, exported and saved. If all texts share an A or a B,
-    call that parameter `A` or `B`, and train.py gives it three times the rate of the others.
+    To add one, write a subclass with `__init__` and `forward`, give it a name in HYPERNETWORKS
+    below and a line in METHODS of train.py. Then it can be trained, evaluated, merged, exported
+    and saved. `self.trunk(c)` makes features of each site. An A or a B that all texts share is
+    called `A` or `B`; by that train.py knows that it learns at three times the rate of the rest.
     """
 
-    reads_text = True  # False: one adapter for all texts; then there is no encoder, and c is None
+    reads_text = True  # False: one adapter for all texts; then it gets no trunk, and c is None
 
     def __init__(
         self,
         config: HyperConfig,
-        layers: int,  # how many are adapted: from config.lowest_layer to the top
+        layers: int,  # how many are adapted: those from config.lowest_layer to the top
         shapes: Mapping[str, tuple[int, int]],  # {module: (d_in, d_out)}: ModelConfig.shapes
         d_text: int,  # the width of c
     ):
         super().__init__()
         self.config = config
         self.layers = layers
+        if self.reads_text:
+            self.trunk = TRUNKS[config.trunk](config, layers, d_text)
 
     def forward(self, c: Tensor | None) -> Adapter:
-        """The update of every site; where it differs between texts, row i is for c[i] (b, d_text).
-
-        `self.sites()` lists the sites.
-        """
+        """The update of each of `self.sites()`; what differs between texts has row i for c[i]."""
         raise NotImplementedError
-
-    def measure(self, c: Tensor) -> None:
-        """Called once, before the first step, with embeddings of training texts (n, d_text)."""
 
     def sites(self) -> list[tuple[int, str]]:
         """(layer, module) of every adapted weight, layer by layer."""
         lowest = self.config.lowest_layer
         layers = range(lowest, lowest + self.layers)
         return [(layer, module) for layer in layers for module in self.config.modules]
+
+    def place_updates(self, A: Mapping, B: Mapping, z: Sequence[Tensor] | None = None) -> Adapter:
+        """An adapter of {module: one A for each layer}, of B likewise, and of z for each site."""
+        adapter = {}
+        for i, (layer, module) in enumerate(self.sites()):
+            l = layer - self.config.lowest_layer
+            z_site = None if z is None else z[i]
+            adapter[layer, module] = LowRank(A[module][l], B[module][l], z_site, self.config.scale)
+        return adapter
 
 
 def lora_A(*shape: int) -> Tensor:
@@ -256,7 +252,7 @@ class StaticLoRA(Hypernetwork):
 
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
-        self.A = nn.ParameterDict()
+        self.A = nn.ParameterDict()  # what is put into it becomes a parameter
         self.B = nn.ParameterDict()
         for module in config.modules:
             d_in, d_out = shapes[module]
@@ -266,16 +262,10 @@ class StaticLoRA(Hypernetwork):
     def forward(self, c: Tensor | None) -> Adapter:
         A = {module: stacked.unbind() for module, stacked in self.A.items()}  # one for each layer
         B = {module: stacked.unbind() for module, stacked in self.B.items()}
-        z = self.z(c)
-        adapter = {}
-        for i, (layer, module) in enumerate(self.sites()):
-            l = layer - self.config.lowest_layer
-            z_site = None if z is None else z[i]
-            adapter[layer, module] = LowRank(A[module][l], B[module][l], z_site, self.config.scale)
-        return adapter
+        return self.place_updates(A, B, self.generate_z(c))
 
-    def z(self, c: Tensor | None) -> tuple[Tensor, ...] | None:
-        """z of every site, in the order of `sites`; here None, nothing between A and B."""
+    def generate_z(self, c: Tensor | None) -> Sequence[Tensor] | None:
+        """z of each of `sites()`; here None, nothing between A and B. Zhyper generates it."""
         return None
 
 
@@ -286,29 +276,26 @@ class ZhyperDiag(StaticLoRA):
 
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
-        self.trunk = TRUNKS[config.trunk](config, layers, d_text)
-        modules = len(config.modules)
-        outputs = self.outputs(config.rank)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # Each number in Z a is a sum of products: f of them, for a square r times more.
-        terms = self.trunk.features * outputs / config.rank
-        std = config.spread / terms**0.5
-        self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
-        self.head_bias = nn.Parameter(torch.zeros(modules, outputs))
+        # Were all features of size 1, each number of Z a would have a std of `spread`, whatever f
+        # is. The gated trunk's are smaller at the start: a spread of 8 gives z a std of about 2.4.
+        f = self.trunk.features
+        outputs = self.outputs(config.rank)
+        terms = f * outputs // config.rank  # products that are summed in each number of Z a
+        weight = torch.randn(len(config.modules), outputs, f)
+        self.head_weight = nn.Parameter(weight * config.spread / terms**0.5)
+        self.head_bias = nn.Parameter(torch.zeros(len(config.modules), outputs))
 
     def outputs(self, rank: int) -> int:
         """How many numbers are generated for each site and text."""
         return rank
 
-    def measure(self, c: Tensor) -> None:
-        self.trunk.standardise.measure(c)
-
-    def z(self, c: Tensor) -> tuple[Tensor, ...]:
-        """z of every site, (b, r) each."""
+    def generate_z(self, c: Tensor) -> Sequence[Tensor]:
+        """z of each of `sites()`, (b, r)."""
         features = self.trunk(c)  # (b, l, m, f)
-        # a linear layer for each module, all of them in one product: z = W[m] · features + bias[m]
-        z = torch.einsum("blmf,mof->blmo", features, self.head_weight) + self.head_bias
+        # a linear layer for each module m, all in one product: z = W[m] · features + bias[m]
+        z = torch.einsum("blmf,mrf->blmr", features, self.head_weight) + self.head_bias
         return z.flatten(1, 2).unbind(1)  # (b, l, m, r) -> l · m times (b, r)
 
 
@@ -318,10 +305,11 @@ class ZhyperSquare(ZhyperDiag):
     def outputs(self, rank: int) -> int:
         return rank**2
 
-    def z(self, c: Tensor) -> tuple[Tensor, ...]:
-        """z of every site, (b, r, r) each."""
+    def generate_z(self, c: Tensor) -> Sequence[Tensor]:
+        """z of each of `sites()`, (b, r, r)."""
         size = (self.config.rank, self.config.rank)
-        return tuple(z.unflatten(-1, size) for z in super().z(c))
+        flat = super().generate_z(c)  # (b, r²) each
+        return [z.unflatten(-1, size) for z in flat]
 
 
 class TextToLoRA(Hypernetwork):
@@ -330,7 +318,6 @@ class TextToLoRA(Hypernetwork):
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
         self.shapes = {module: shapes[module] for module in config.modules}
-        self.trunk = TRUNKS[config.trunk](config, layers, d_text)
         self.heads = nn.ModuleDict()
         for module, (d_in, d_out) in self.shapes.items():
             head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
@@ -339,9 +326,6 @@ class TextToLoRA(Hypernetwork):
             nn.init.zeros_(head.weight)  # its authors' start: every text has the LoRA of the bias
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head
-
-    def measure(self, c: Tensor) -> None:
-        self.trunk.standardise.measure(c)
 
     def forward(self, c: Tensor) -> Adapter:
         features = self.trunk(c)  # (b, l, m, f)
@@ -352,12 +336,8 @@ class TextToLoRA(Hypernetwork):
             emitted = self.heads[module](features[:, :, i])  # (b, l, r·(d_in + d_out))
             flat_A, flat_B = emitted.split([rank * d_in, rank * d_out], dim=-1)
             A[module] = flat_A.unflatten(-1, (rank, d_in)).unbind(1)  # (b, r, d_in) for each layer
-            B[module] = flat_B.unflatten(-1, (d_out, rank)).unbind(1)
-        adapter = {}
-        for layer, module in self.sites():
-            l = layer - self.config.lowest_layer
-            adapter[layer, module] = LowRank(A[module][l], B[module][l], None, self.config.scale)
-        return adapter
+            B[module] = flat_B.unflatten(-1, (d_out, rank)).unbind(1)  # (b, d_out, r)
+        return self.place_updates(A, B)
 
 
 TRUNKS = {"gated": GatedTrunk, "paper": PaperTrunk}

@@ -12,8 +12,8 @@ its input whose result is added to its output. Updates travel through the model 
 disturb each other.
 
 Letters for shapes, here and in the other files:
-    b batch (rows or texts)   t tokens   d width   h heads   r rank   l layer   m module
-    f width of a trunk's features   d_text width of c
+    b batch (rows or texts)   t tokens   d width   h heads   s size of a head, d / h   r rank
+    l layer   m module   f width of a trunk's features   d_text width of c
 """
 
 import json
@@ -48,7 +48,7 @@ class ModelConfig:
     eps: float = 1e-5  # of the norms
     theta: float = 10_000.0  # the base of the rotary angles
     tied: bool = True  # whether the output head is the token embedding again
-    eos: tuple[int, ...] = (1,)  # the tokens that end a text; the first of them is trained
+    eos: tuple[int, ...] = (1,)  # tokens that end a text; training appends the first
 
     @property
     def head_size(self) -> int:
@@ -83,26 +83,29 @@ def init_weights(module: nn.Module) -> None:
 
 
 def rotary(positions: Tensor, head_size: int, theta: float) -> Tensor:
-    """cos and sin, (2, t, d/h), of the angles by which a head turns at positions (t,).
+    """cos and sin, (2, t, s), of the angles by which a head's numbers turn at positions (t,).
 
-    The angles are float32 whatever the model computes in, since bf16 cannot tell 300 from 301.
+    Numbers i and i + s/2 of a query or a key are taken as a point of a plane, which turns by an
+    angle that grows with the position. The product of a query and a key then depends on how far
+    apart they are (RoFormer, arXiv 2104.09864). The angles are float32 whatever the model computes
+    in, since bf16 cannot tell 300 from 301.
     """
     pair = torch.arange(0, head_size, 2, device=positions.device)
-    speed = theta ** (-pair.float() / head_size)  # (d/h / 2,)
-    angle = positions[:, None].float() * speed  # (t, d/h / 2)
-    angle = torch.cat([angle, angle], dim=-1)  # half-split: i turns with i + d/h/2 (Hugging Face)
+    speed = theta ** (-pair.float() / head_size)  # (s/2,)
+    angle = positions[:, None].float() * speed  # (t, s/2)
+    angle = torch.cat([angle, angle], dim=-1)  # i turns with i + s/2, as in Hugging Face's files
     return torch.stack([angle.cos(), angle.sin()])
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn queries or keys (b, h, t, d/h) by their positions (RoFormer, arXiv 2104.09864)."""
+    """Turn queries or keys, (b, h, t, s), by the angles that `rotary` made."""
     cos, sin = rope
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:
-    """(b, t, d) -> (b, h, t, d/h)"""
+    """(b, t, d) -> (b, h, t, s)"""
     return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
 
 
@@ -129,13 +132,13 @@ class Block(nn.Module):
 
         size = self.config.head_size
         y = self.input_layernorm(x)
-        q = rotate(split_heads(linear("q", y), size), rope)  # (b, h, t, d/h)
-        k = rotate(split_heads(linear("k", y), size), rope)  # (b, kv_heads, t, d/h)
+        q = rotate(split_heads(linear("q", y), size), rope)  # (b, h, t, s)
+        k = rotate(split_heads(linear("k", y), size), rope)  # (b, kv_heads, t, s)
         v = split_heads(linear("v", y), size)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # what was read before comes first
         grouped = self.config.kv_heads < self.config.heads
-        causal = mask is None and x.shape[1] > 1  # a single token may look at all before it
+        causal = mask is None and x.shape[1] > 1  # a single token looks at everything before it
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
         )
@@ -159,7 +162,7 @@ class Cache:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # {layer: (keys, values)}
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer, (b, kv_heads, t, d/h), the new ones at the end."""
+        """All keys and values of a layer, (b, kv_heads, t, s), the new ones at the end."""
         if layer in self.kept:
             old_k, old_v = self.kept[layer]
             k = torch.cat([old_k, k], dim=2)
@@ -167,21 +170,22 @@ class Cache:
         self.kept[layer] = (k, v)
         return k, v
 
-    def positions_and_mask(self, t: int) -> tuple[Tensor, Tensor | None]:
-        """Positions (t,) of the next t tokens, and what each may look at, (b, 1, t, length + t).
+    def advance(self, t: int) -> tuple[Tensor, Tensor | None]:
+        """Go on by t tokens: their positions (t,), and what each may look at, (b, 1, t, length).
 
         Positions are counted with the padding, since only their differences matter. A single token
-        without padding needs no mask.
+        without padding may look at everything, for which the mask is None.
         """
-        key = torch.arange(self.length + t, device=self.padding.device)
-        positions = key[self.length :]
         self.length += t
+        key = torch.arange(self.length, device=self.padding.device)  # (length,)
+        positions = key[-t:]
         if t == 1 and not self.padded:
             return positions, None
         query = positions[:, None]  # (t, 1)
-        mask = (key <= query) & (key >= self.padding[:, None, None, None])
-        mask = mask | (key == query)  # padding looks at itself: softmax over nothing is no number
-        return positions, mask
+        earlier = key <= query  # (t, length)
+        text = key >= self.padding[:, None, None, None]  # (b, 1, 1, length)
+        itself = key == query  # padding looks at itself: a softmax over nothing is no number
+        return positions, (earlier & text) | itself
 
 
 class GPT(nn.Module):
@@ -219,7 +223,7 @@ class GPT(nn.Module):
         if cache is None:
             positions, mask = torch.arange(x.shape[1], device=x.device), None  # None: causal
         else:
-            positions, mask = cache.positions_and_mask(x.shape[1])
+            positions, mask = cache.advance(x.shape[1])
         rope = rotary(positions, self.config.head_size, self.config.theta).to(x.dtype)
         for block in self.layers[start:end]:
             x = block(x, updates, rope, mask, cache)
@@ -242,7 +246,7 @@ class GPT(nn.Module):
         for name in self.state_dict():
             theirs = name if name.startswith("lm_head") else f"model.{name}"
             for module in MODULES:
-                part = "self_attn" if module in "qkvo" else "mlp"
+                part = "mlp" if module in ("gate", "up", "down") else "self_attn"
                 theirs = theirs.replace(f".{module}.", f".{part}.{module}_proj.")
             names[name] = theirs
         return names
@@ -301,7 +305,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(b, t, d) -> (b, t, d), where mask (b, 1, 1, t) is true at tokens, false at padding."""
-        q = split_heads(self.query(x), self.head_size)  # (b, h, t, d/h)
+        q = split_heads(self.query(x), self.head_size)  # (b, h, t, s)
         k = split_heads(self.key(x), self.head_size)
         v = split_heads(self.value(x), self.head_size)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -41,9 +41,11 @@ from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
 from zhyper import Zhyper, read_torch, write_torch
 
+# torchrun starts several processes: each reads its part of a batch, and the first one alone says,
+# evaluates and writes
 DISTRIBUTED = distributed.is_available() and distributed.is_torchelastic_launched()
-RANK = int(os.environ["RANK"]) if DISTRIBUTED else 0  # which of torchrun's processes this is
-WORLD_SIZE = int(os.environ["WORLD_SIZE"]) if DISTRIBUTED else 1  # and how many there are
+RANK = int(os.environ["RANK"]) if DISTRIBUTED else 0
+WORLD_SIZE = int(os.environ["WORLD_SIZE"]) if DISTRIBUTED else 1
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRETRAIN_TOKENS = 128  # of a row in pretraining
@@ -63,7 +65,7 @@ class Method:
     scale: float = 2.0  # alpha / rank
     spread: float = 8.0  # see HyperConfig
     description_in_prompt: bool = False  # the backbone, too, reads the description
-    batch: int | None = None  # descriptions a step, where the preset's number does not suit
+    descriptions: int | None = None  # a step, where the preset's number does not suit
 
 
 METHODS = {
@@ -71,7 +73,7 @@ METHODS = {
     "prompt": Method(description_in_prompt=True),
     "lora": Method(kind="lora"),
     # its rows are long, so that few of them make a step
-    "lora-prompt": Method(kind="lora", rank=32, description_in_prompt=True, batch=8),
+    "lora-prompt": Method(kind="lora", rank=32, description_in_prompt=True, descriptions=8),
     "t2l": Method(kind="t2l", trunk="paper", lr=1e-3),
     "t2l-gated": Method(kind="t2l", lr=1e-3),
     "zhyper-diag": Method(kind="zhyper-diag", rank=32),
@@ -91,7 +93,7 @@ class Preset:
     pretrain_lr: float = 4e-3
     pretrain_batch: int = 8  # rows a step
     steps: int = 800
-    batch: int = 32  # descriptions a step ...
+    descriptions: int = 32  # a step reads so many descriptions ...
     questions: int = 4  # ... and at most so many questions for each
     lowest_layer: int = 2  # the lowest adapted layer: what is below it is computed only once
     lr: float | None = None  # of every method, in place of its own
@@ -114,13 +116,13 @@ PRESETS = {
         pretrain_steps=2500, pretrain_lr=2e-3, pretrain_batch=16, steps=400, questions=2
     ),
     "voices": Preset(
-        pretrain_steps=500, pretrain_lr=2e-3, pretrain_batch=16, steps=200, batch=16, log=20
+        pretrain_steps=500, pretrain_lr=2e-3, pretrain_batch=16, steps=200, descriptions=16, log=20
     ),
     "real": Preset(
         backbone="HuggingFaceTB/SmolLM2-135M-Instruct",
         encoder="sentence-transformers/all-MiniLM-L6-v2",
         steps=1500,
-        batch=16,
+        descriptions=16,
         questions=3,
         lowest_layer=24,
         lr=1e-3,
@@ -165,7 +167,7 @@ class Settings:
             check_choice("method", name, METHODS)
         check_choice("preset", self.preset, PRESETS)
         check_choice("dtype", self.dtype, DTYPES)
-        self.hyper_config(METHODS["zhyper-diag"])  # raises for an impossible rank or module
+        self.hyper_config(METHODS["zhyper-diag"])  # raises ValueError for an impossible module
 
     @property
     def chosen_methods(self) -> list[str]:
@@ -202,20 +204,20 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
 
 
 def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
-    """What is trained, each with its peak rate. Weight decay is for matrices only."""
+    """What is trained, by its peak rate and weight decay. The decay is for matrices only."""
     groups = {}
     for name, weight in system.named_parameters():
         if not weight.requires_grad:
             continue
         peak = lr
-        if name.startswith(("hypernetwork.A.", "hypernetwork.B.")):
+        if name.split(".")[:2] in (["hypernetwork", "A"], ["hypernetwork", "B"]):
             peak = 3 * lr  # all contexts share them
         if name.startswith("encoder.") and system.encoder.pretrained_name:
             peak = lr / 20  # it can read already
-        matrix = weight.dim() > 1 and not name.endswith(("bias", "gate"))
+        matrix = weight.dim() > 1 and not name.endswith(("bias", "trunk.gate"))
         decay = 0.01 if matrix else 0.0
-        alike = {"params": [], "peak": peak, "weight_decay": decay}
-        groups.setdefault((peak, decay), alike)["params"].append(weight)
+        group = {"params": [], "peak": peak, "weight_decay": decay}
+        groups.setdefault((peak, decay), group)["params"].append(weight)
     return list(groups.values())
 
 
@@ -232,12 +234,12 @@ def optimise(
 
     A batch, and `held_out` for the validation loss, are the two arguments of Zhyper.forward. Every
     so many steps a line says how training goes, and a checkpoint is written, from which the same
-    command goes on. Raises ValueError if the loss is no number any more.
+    command goes on (with batches as at the start). Raises ValueError if the loss is no number.
     """
     weights = [weight for weight in system.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(parameter_groups(system, lr), lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(system, lr), fused=True)
     checkpoint = settings.run / "checkpoint.pt"
-    made_of = f"{name} {METHODS.get(name)}"
+    made_of = f"{name} {METHODS.get(name)}"  # METHODS has no backbone, which gives None
     done, seconds, curve = 0, 0.0, []
     if checkpoint.exists():
         saved = read_torch(checkpoint)
@@ -247,7 +249,6 @@ def optimise(
             done, seconds, curve = saved["done"], saved["seconds"], saved["curve"]
             say(f"{name}: goes on from step {done}")
     model = DistributedDataParallel(system) if DISTRIBUTED else system
-    log_every = PRESETS[settings.preset].log
     losses, tokens_read, clock = [], 0, time.perf_counter()
     for step in tqdm(range(done, steps), name, steps, initial=done, disable=RANK > 0):
         # 1. read
@@ -267,35 +268,44 @@ def optimise(
         losses.append(loss.detach())  # fetched from a GPU only when it is needed
         tokens_read += rows.ids.size
         done = step + 1
-        if done % log_every and done < steps:
-            continue
-        # 5. log
-        mean_loss = torch.stack(losses).mean().item()
-        if not math.isfinite(mean_loss):
-            raise ValueError(f"{name}: the loss is {mean_loss} before step {done}: lower --lr")
-        took = time.perf_counter() - clock
-        seconds += took
-        with torch.no_grad():
-            held_out_loss, held_out_tokens, _ = system.eval()(*held_out)
-        system.train()
-        line = {
-            "method": name,
-            "step": done,
-            "loss": round(mean_loss, 4),
-            "validation_loss": round((held_out_loss.sum() / held_out_tokens.sum()).item(), 4),
-            "learning_rate": f"{share * lr:.2e}",
-            "tokens_per_second": round(tokens_read / took),
-        }
-        curve.append(line)
-        write_log(settings, line)
-        # 6. checkpoint
-        if RANK == 0:
-            frozen = {n for n, weight in system.named_parameters() if not weight.requires_grad}
-            trained = {n: w for n, w in system.state_dict().items() if n not in frozen}
-            state = {"made_of": made_of, "weights": trained, "optimizer": optimizer.state_dict()}
-            write_torch(checkpoint, state | {"done": done, "seconds": seconds, "curve": curve})
-        losses, tokens_read, clock = [], 0, time.perf_counter()
+        if done % PRESETS[settings.preset].log == 0 or done == steps:
+            # 5. log
+            mean_loss = torch.stack(losses).mean().item()
+            if not math.isfinite(mean_loss):
+                raise ValueError(f"{name}: the loss is {mean_loss} before step {done}: lower --lr")
+            took = time.perf_counter() - clock
+            line = {
+                "method": name,
+                "step": done,
+                "loss": round(mean_loss, 4),
+                "validation_loss": round(loss_of(system, held_out), 4),
+                "learning_rate": f"{share * lr:.2e}",
+                "tokens_per_second": round(tokens_read / took),
+            }
+            curve.append(line)
+            seconds += took
+            write_log(settings, line)
+            # 6. checkpoint
+            state = {"made_of": made_of, "done": done, "seconds": seconds, "curve": curve}
+            state["weights"] = trained_weights(system)
+            state["optimizer"] = optimizer.state_dict()
+            if RANK == 0:
+                write_torch(checkpoint, state)
+            losses, tokens_read, clock = [], 0, time.perf_counter()
     return {"steps": steps, "seconds": seconds, "curve": curve}
+
+
+@torch.no_grad()
+def loss_of(system: Zhyper, batch: tuple) -> float:
+    """The mean loss of a batch, without dropout."""
+    loss, tokens, _ = system.eval()(*batch)
+    system.train()
+    return (loss.sum() / tokens.sum()).item()
+
+
+def trained_weights(system: Zhyper) -> dict[str, Tensor]:
+    frozen = {name for name, weight in system.named_parameters() if not weight.requires_grad}
+    return {name: w for name, w in system.state_dict().items() if name not in frozen}
 
 
 def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> dict:
@@ -304,7 +314,7 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
     rng = np.random.default_rng([settings.seed, RANK])
     texts = encode_open(system.tokenizer, documents, "document")
 
-    def packed() -> Iterator[tuple[Rows, None]]:
+    def packed_rows() -> Iterator[tuple[Rows, None]]:
         while True:
             rows = []
             for _ in range(max(1, preset.pretrain_batch // WORLD_SIZE)):
@@ -316,44 +326,45 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
             rows = np.array(rows)
             yield Rows(ids=rows[:, :-1], targets=rows[:, 1:]), None
 
-    batches = packed()
+    batches = packed_rows()
     held_out = next(batches)
     system.backbone.requires_grad_(True)
-    lr, steps = preset.pretrain_lr, preset.pretrain_steps
+    lr = preset.pretrain_lr
+    steps = preset.pretrain_steps
     done = optimise("backbone", system.train(), lr, steps, batches, held_out, settings)
     system.requires_grad_(False).eval()
     return done
 
 
 def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
-    """Train hypernetwork and encoder, unless that is frozen, on the loss of answers alone."""
-    method, preset = METHODS[name], PRESETS[settings.preset]
+    """Train hypernetwork and encoder, unless that is frozen, on the loss of answers with EOS."""
+    method = METHODS[name]
+    preset = PRESETS[settings.preset]
     records = data.split("train")
-    rng = np.random.default_rng([settings.seed, 1])
-    if system.encoder:
-        texts = sorted({record.description for record in records})
-        texts = rng.choice(texts, min(len(texts), 1024), replace=False).tolist()
-        with torch.no_grad():
-            system.hypernetwork.measure(system.embed(texts))
 
-    def read_by_backbone(record: Record) -> tuple[str, str, str | None]:
+    def texts_of(record: Record) -> tuple[str, str, str | None]:  # what the backbone reads
         shown = record.description if method.description_in_prompt else None
         return record.prompt, record.answer, shown
 
-    distinct = list(dict.fromkeys(map(read_by_backbone, records)))
-    place = {texts: i for i, texts in enumerate(distinct)}
-    all_rows = system.with_states(system.encode_rows(*zip(*distinct, strict=True)))
+    # Many records have the same prompt and answer. Such a row is encoded only once, and the states
+    # below the lowest adapted layer, which no description changes, are computed only once.
+    place = {texts: i for i, texts in enumerate(dict.fromkeys(map(texts_of, records)))}
+    prompts, answers, shown = zip(*place, strict=True)
+    all_rows = system.with_states(system.encode_rows(prompts, answers, shown))
 
     def batches() -> Iterator[tuple[Rows, list[str]]]:
-        for drawn in draw(records, method.batch or preset.batch, preset.questions, rng):
+        rng = np.random.default_rng(settings.seed)
+        count = method.descriptions or preset.descriptions
+        for drawn in draw(records, count, preset.questions, rng):
             own = drawn[RANK::WORLD_SIZE]
-            rows = all_rows.take([place[read_by_backbone(record)] for record in own])
+            rows = all_rows.take([place[texts_of(record)] for record in own])
             yield rows, [record.description for record in own]
 
     validation = some(data.split("validation") or records, 64, settings.seed)
     prompts, answers, descriptions = columns(validation)
     held_out = (system.encode_rows(prompts, answers, descriptions), descriptions)
-    lr, steps = settings.lr or preset.lr or method.lr, settings.steps or preset.steps
+    lr = settings.lr or preset.lr or method.lr
+    steps = settings.steps or preset.steps
     return optimise(name, system.train(), lr, steps, batches(), held_out, settings)
 
 
@@ -364,35 +375,34 @@ def columns(records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]
     """Prompts, answers and descriptions: what Zhyper.score takes."""
     prompts = [record.prompt for record in records]
     answers = [record.answer for record in records]
-    return prompts, answers, [record.description for record in records]
+    descriptions = [record.description for record in records]
+    return prompts, answers, descriptions
 
 
 def some(records: Sequence[Record], most: int | None, seed: int) -> list[Record]:
-    """At most so many of the records, the same for every method."""
+    """At most so many of the records, drawn at random, but the same for every method."""
     count = min(most or len(records), len(records))
     return random.Random(seed).sample(records, count)
 
 
 @torch.no_grad()
-def score_records(system: Zhyper, records: Sequence[Record], descriptions=None) -> Tensor:
-    """Loss (nats), tokens and exactness of each record's answer, (3, n), on the CPU.
-
-    The descriptions are the records' own, or those that are given. Texts of like length are read
-    together, so that little is spent on padding.
-    """
-    prompts, answers, own = columns(records)
-    texts = list(zip(prompts, answers, descriptions or own, strict=True))
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i][0] + texts[i][1]))
-    found = torch.zeros(3, len(texts))
+def score_records(system: Zhyper, records: Sequence[Record], descriptions: Sequence) -> Tensor:
+    """Loss (nats), tokens and exactness of each record's answer under a description, (3, n)."""
+    prompts, answers, _ = columns(records)
+    # texts of like length are read together, so that little is spent on padding
+    order = sorted(range(len(records)), key=lambda i: len(prompts[i]) + len(answers[i]))
+    found = torch.zeros(3, len(records))
     for start in range(0, len(order), 64):
         part = order[start : start + 64]
-        scored = system.score(*zip(*[texts[i] for i in part], strict=True))
+        scored = system.score(
+            [prompts[i] for i in part], [answers[i] for i in part], [descriptions[i] for i in part]
+        )
         found[:, part] = torch.stack([values.float().cpu() for values in scored])
     return found
 
 
-def evaluate(system: Zhyper, records: Sequence[Record], descriptions=None) -> dict:
-    """Exact-match accuracy and the loss per answer token (nats)."""
+def evaluate(system: Zhyper, records: Sequence[Record], descriptions: Sequence) -> dict:
+    """Exact-match accuracy, and the loss per answer token (nats)."""
     loss, tokens, exact = score_records(system, records, descriptions)
     return {"accuracy": exact.mean().item(), "nll": (loss.sum() / tokens.sum()).item()}
 
@@ -426,10 +436,11 @@ def random_text(rng: random.Random) -> str:
 
 def evaluated_splits(data: Data, settings: Settings) -> dict[str, list[Record]]:
     """{split: its evaluated records}. Raises ValueError if there are none."""
+    wanted = ["validation"] if settings.validate else SPLITS.keys() - {"train", "validation"}
     splits = {}
     for name in SPLITS:
         records = some(data.split(name), PRESETS[settings.preset].evaluate, settings.seed)
-        if records and name != "train" and settings.validate == (name == "validation"):
+        if records and name in wanted:
             splits[name] = records
     if not splits:
         raise ValueError(f"{data.name} has no records to evaluate: give some another split")
@@ -439,9 +450,12 @@ def evaluated_splits(data: Data, settings: Settings) -> dict[str, list[Record]]:
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
     """Every split; the controls, on one of them; and the margin, by how much swapped is worse."""
     splits = evaluated_splits(data, settings)
-    results = {split: evaluate(system, records) for split, records in splits.items()}
-    split = "unseen" if "unseen" in splits else next(iter(splits))
-    records, rng = splits[split], random.Random(settings.seed)
+    results = {}
+    for split, records in splits.items():
+        results[split] = evaluate(system, records, [record.description for record in records])
+    split = "unseen" if "unseen" in splits else list(splits)[0]
+    records = splits[split]
+    rng = random.Random(settings.seed)
     controls = {
         "swapped": swapped_descriptions(records, rng),
         "random": [random_text(rng) for _ in records],
@@ -449,17 +463,14 @@ def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
     }
     for control, descriptions in controls.items():
         results[control] = evaluate(system, records, descriptions)
-    measure = measure_of(data)
-    margin = results[split][measure] - results["swapped"][measure]
-    return {"evaluated": results, "margin": -margin if measure == "nll" else margin}
-
-
-def measure_of(data: Data) -> str:
-    return "nll" if data.free_text else "accuracy"
+    margin = results[split][data.measure] - results["swapped"][data.measure]
+    if data.measure == "nll":
+        margin = -margin  # the lower the better
+    return {"evaluated": results, "margin": margin}
 
 
 def evaluate_guesses(guesses: dict[Record, str], data: Data, settings: Settings) -> dict:
-    """The same for guesses that train nothing: one of data.references."""
+    """The accuracy of guesses that train nothing, one of data.references, on every split."""
     results = {}
     for split, records in evaluated_splits(data, settings).items():
         right = [guesses[record] == record.answer for record in records]
@@ -469,17 +480,22 @@ def evaluate_guesses(guesses: dict[Record, str], data: Data, settings: Settings)
 
 def table(results: dict) -> str:
     """Results as Markdown, a column for each method: accuracy, or for free text loss per token."""
+    measure = results["measure"]
     rows = results["rows"]
-    lines = [[results["measure"], *rows], ["---"] * (1 + len(rows))]
-    for name in ("trainable", "encoder", "steps", "seconds"):
-        lines.append([name, *(f"{row.get(name, 0):,.0f}" for row in rows.values())])
-    first = next(iter(rows.values()))
-    for name in first["evaluated"]:
-        found = [row["evaluated"].get(name) for row in rows.values()]
-        lines.append([name, *(f"{x[results['measure']]:.3f}" if x else "" for x in found)])
-    margins = [row.get("margin") for row in rows.values()]
-    lines.append(["margin", *("" if x is None else f"{x:z.3f}" for x in margins)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    sizes = ["trainable", "encoder", "steps", "seconds"]
+    evaluated = list(next(iter(rows.values()))["evaluated"])
+    table_columns = [[measure, *sizes, *evaluated, "margin"]]
+    for method, row in rows.items():
+        cells = [method]
+        cells += [f"{row.get(name, 0):,.0f}" for name in sizes]
+        for name in evaluated:
+            found = row["evaluated"].get(name)
+            cells.append(f"{found[measure]:.3f}" if found else "")
+        cells.append(f"{row['margin']:z.3f}" if "margin" in row else "")  # z: no -0.000
+        table_columns.append(cells)
+    lines = [f"| {' | '.join(cells)} |" for cells in zip(*table_columns, strict=True)]
+    lines.insert(1, "|---" * len(table_columns) + "|")
+    return "\n".join(lines)
 
 
 # ---- the run folder: settings.json, backbone.pt, METHOD.pt, results.json, log.csv, checkpoint.pt
@@ -496,25 +512,16 @@ def write_log(settings: Settings, line: dict) -> None:
     if RANK == 0:
         with open(settings.run / "log.csv", "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, line)
-            if not file.tell():
+            if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(line)
 
 
 def write_json(path: Path, content: dict) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def write_results(settings: Settings, results: dict) -> None:
     if RANK == 0:
-        write_json(settings.run / "results.json", results)
-
-
-def save_backbone(base: Zhyper, settings: Settings) -> None:
-    if RANK == 0:
-        base.save(settings.run / "backbone.pt")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
 
 
 def open_run(settings: Settings, data: Data) -> dict:
@@ -522,8 +529,9 @@ def open_run(settings: Settings, data: Data) -> dict:
 
     Raises ValueError if others did. With `force` the folder is emptied first.
     """
-    run, free = settings.run, ("methods", "out", "force", "device")
-    made_of = {name: value for name, value in vars(settings).items() if name not in free}
+    run = settings.run
+    changes_nothing = ("methods", "out", "force", "device")
+    made_of = {name: value for name, value in vars(settings).items() if name not in changes_nothing}
     made_of |= {"sizes": repr(PRESETS[settings.preset]), "records": data.fingerprint}
     if RANK == 0:
         run.mkdir(parents=True, exist_ok=True)
@@ -531,10 +539,10 @@ def open_run(settings: Settings, data: Data) -> dict:
             for file in [*run.glob("*.pt"), *run.glob("*.json"), *run.glob("log.csv")]:
                 file.unlink()
         if not (run / "settings.json").exists():
-            write_json(run / "results.json", {"measure": measure_of(data), "rows": {}})
+            write_json(run / "results.json", {"measure": data.measure, "rows": {}})
             write_json(run / "settings.json", made_of)
     if DISTRIBUTED:
-        distributed.barrier()  # the others wait until the first has made the folder
+        distributed.barrier()  # the other processes wait for the folder
     known = json.loads((run / "settings.json").read_text(encoding="utf-8"))
     others = [name for name in made_of if known.get(name) != made_of[name]]
     if others:
@@ -546,7 +554,7 @@ def open_run(settings: Settings, data: Data) -> dict:
 
 
 def read_data(settings: Settings) -> Data:
-    """The data, and a line that says what there is of it."""
+    """The data, and lines that say what there is of it."""
     options = {"contexts": settings.contexts, "descriptions": settings.descriptions}
     data = load(settings.data, settings.data_path, settings.seed, **options)
     for split in SPLITS:
@@ -558,7 +566,10 @@ def read_data(settings: Settings) -> Data:
 
 
 def build_base(data: Data, settings: Settings) -> Zhyper:
-    """What all methods start from: a tokenizer and a backbone, real, random or of this run."""
+    """What all methods start from: a tokenizer and a backbone, of this run, real or random.
+
+    A run that was stopped while it pretrained has a backbone of random weights; `run` sees to that.
+    """
     if (settings.run / "backbone.pt").exists():
         return Zhyper.load(settings.run, "backbone", settings.device)
     torch.manual_seed(settings.seed)
@@ -573,6 +584,18 @@ def build_base(data: Data, settings: Settings) -> Zhyper:
     return Zhyper(tokenizer, backbone, template=data.template).to(settings.device)
 
 
+def add_encoder(system: Zhyper, settings: Settings) -> None:
+    """A real encoder, frozen unless it is to be trained, or a fresh one."""
+    given = settings.encoder or PRESETS[settings.preset].encoder
+    if isinstance(given, str):
+        system.encoder = Encoder.from_pretrained(given).requires_grad_(settings.train_encoder)
+        system.encoder_frozen = not settings.train_encoder
+        vocab_size = system.encoder.config.vocab_size
+        system.encoder_tokenizer = read_tokenizer(find_folder(given), vocab_size)
+    else:
+        system.encoder = Encoder(replace(given, vocab_size=system.backbone.config.vocab_size))
+
+
 def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
     """A method's untrained system, on the tokenizer and the backbone of `base`."""
     method = METHODS[name]
@@ -580,36 +603,30 @@ def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
     system.description_in_prompt = method.description_in_prompt
     torch.manual_seed(settings.seed)
     if method.kind and HYPERNETWORKS[method.kind].reads_text:
-        given = settings.encoder or PRESETS[settings.preset].encoder
-        if isinstance(given, str):
-            system.encoder = Encoder.from_pretrained(given).requires_grad_(settings.train_encoder)
-            system.encoder_frozen = not settings.train_encoder
-            vocab_size = system.encoder.config.vocab_size
-            system.encoder_tokenizer = read_tokenizer(find_folder(given), vocab_size)
-        else:
-            vocab_size = base.backbone.config.vocab_size
-            system.encoder = Encoder(replace(given, vocab_size=vocab_size))
+        add_encoder(system, settings)
     if method.kind:
         system.add_hypernetwork(settings.hyper_config(method))
     return system.to(settings.device)
 
 
-def fitting(data: Data, base: Zhyper, settings: Settings) -> Data:
-    """The data without records that are too long for some method; a line says how many those are.
+def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
+    """The data without records that are too long for some method; lines say how many those are.
 
     The most that is read at once is description, prompt and answer in one text. Raises ValueError
     if a split loses more than a tenth of its records.
     """
-    reader = build_system("zhyper-diag", base, settings)
+    reader = Zhyper(base.tokenizer, base.backbone)
+    add_encoder(reader, settings)
     descriptions = {record.description for record in data.records}
     questions = {record.prompt + record.answer for record in data.records}
     in_encoder = token_counts(reader.encoder_tokenizer, descriptions)
     in_backbone = token_counts(base.tokenizer, descriptions | questions)
-    kept, lost = [], Counter()
+    kept = []
+    lost = Counter()
     for record in data.records:
         length = in_backbone[record.description] + in_backbone[record.prompt + record.answer] + 1
-        fits_backbone = length <= base.backbone.config.block_size
-        if fits_backbone and in_encoder[record.description] <= reader.encoder.config.block_size:
+        fits = length <= base.backbone.config.block_size
+        if fits and in_encoder[record.description] <= reader.encoder.config.block_size:
             kept.append(record)
         else:
             lost[record.split] += 1
@@ -624,9 +641,10 @@ def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dic
     """Train one method, save and evaluate it; returns its row of results.json."""
     system = build_system(name, base, settings)
     row = {"method": repr(METHODS[name])}
-    for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
-        weights = network.parameters() if network else ()
-        row[column] = sum(weight.numel() for weight in weights if weight.requires_grad)
+    for part in ("hypernetwork", "encoder"):
+        weights = [w for name, w in system.named_parameters() if name.startswith(part)]
+        count = sum(weight.numel() for weight in weights if weight.requires_grad)
+        row["trainable" if part == "hypernetwork" else part] = count
     if system.hypernetwork:
         row |= fit(system, name, data, settings)
     if RANK == 0:
@@ -639,26 +657,28 @@ def run(settings: Settings) -> dict:
     """The whole job; what an earlier start has finished stays. Returns what results.json holds."""
     data = read_data(settings)
     results = open_run(settings, data)
+    rows = results["rows"]
     base = build_base(data, settings)
-    data = fitting(data, base, settings)
+    data = leave_out_long(data, base, settings)
     if "pretrain" not in results:
+        if RANK == 0:  # also before pretraining: a later start needs the tokenizer
+            base.save(settings.run / "backbone.pt")
         results["pretrain"] = {}
         if not base.backbone.pretrained_name:
-            save_backbone(base, settings)  # its tokenizer, with which a later start goes on
             results["pretrain"] = pretrain(base, data.documents, settings)
             base.backbone.to(DTYPES[settings.dtype])
-        save_backbone(base, settings)
-        write_results(settings, results)
-    rows = results["rows"]
+        if RANK == 0:
+            base.save(settings.run / "backbone.pt")
+        write_json(settings.run / "results.json", results)
     for name in settings.chosen_methods:
         if rows.get(name, {}).get("method") == repr(METHODS[name]):
-            say(f"{name}: finished by an earlier start")
+            say(f"{name}: was finished by an earlier start")
             continue
         rows[name] = train_method(name, base, data, settings)
-        write_results(settings, results)
+        write_json(settings.run / "results.json", results)
     for name, guesses in data.references.items():
         rows[name] = evaluate_guesses(guesses, data, settings)
-    write_results(settings, results)
+    write_json(settings.run / "results.json", results)
     return results
 
 
@@ -666,28 +686,29 @@ def main() -> None:
     start = time.time()
     parser = argparse.ArgumentParser(usage="python train.py [options]", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for option in fields(Settings):
-        flag = f"--{option.name.replace('_', '-')}"
-        text = f"{option.metadata['help']} (default: {option.default})"
-        if option.type is bool:
+    for setting in fields(Settings):
+        flag = f"--{setting.name.replace('_', '-')}"
+        text = f"{setting.metadata['help']} (default: {setting.default})"
+        if setting.type is bool:
             parser.add_argument(flag, help=text, action="store_true")
         else:
-            types = get_args(option.type) or (option.type,)  # int | None: int
-            parser.add_argument(flag, help=text, type=types[0], default=option.default)
+            types = get_args(setting.type) or (setting.type,)  # int | None: int
+            parser.add_argument(flag, help=text, type=types[0], default=setting.default)
     if DISTRIBUTED:
         if ACCELERATOR:
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group()
+    if ACCELERATOR:
+        torch.set_float32_matmul_precision("high")  # tf32: products with 10 bits, sums with 23
     try:
-        settings = Settings(**vars(parser.parse_args()))
-        results = run(settings)
+        results = run(Settings(**vars(parser.parse_args())))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from the last checkpoint")
     if RANK == 0:
         print(table(results))
-        print(f"{time.time() - start:.0f} seconds: {settings.run}")
+        print(f"{time.time() - start:.0f} seconds")
 
 
 if __name__ == "__main__":

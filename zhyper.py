@@ -93,7 +93,7 @@ class Zhyper(nn.Module):
             if new:
                 self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
             return torch.stack([self.embeddings[text] for text in descriptions]).to(self.device)
-        place = {text: i for i, text in enumerate(texts)}
+        place = {text: i for i, text in enumerate(texts)}  # it learns, so nothing can be kept
         return self.encode_texts(texts)[[place[text] for text in descriptions]]
 
     def encode_texts(self, texts: list[str]) -> Tensor:
@@ -117,10 +117,10 @@ class Zhyper(nn.Module):
         if not texts:
             return {}
         c = None
-        if self.hypernetwork.reads_text:
+        if self.hypernetwork.reads_text:  # a row without a description borrows one at first
             c = self.embed([texts[0] if text is None else text for text in descriptions])
         adapter = self.hypernetwork(c)
-        if len(texts) < len(descriptions):  # None borrowed a text's update; with B = 0 it has none
+        if len(texts) < len(descriptions):  # ... and then its B becomes 0, so it has no update
             described = [[[float(text is not None)]] for text in descriptions]
             described = torch.tensor(described, device=self.device)  # (b, 1, 1)
             for site, update in adapter.items():
@@ -144,6 +144,8 @@ class Zhyper(nn.Module):
             raise ValueError(f"{len(prompts)} prompts, {count} descriptions: give one for each")
         if descriptions is None or not self.description_in_prompt:
             return prompts
+        if isinstance(descriptions, Tensor):
+            raise ValueError("this method reads descriptions in the prompt: give texts")
         full = []
         for prompt, text in zip(prompts, descriptions, strict=True):
             full.append(prompt if text is None else f"{text}\n{prompt}")
@@ -194,16 +196,17 @@ class Zhyper(nn.Module):
         adapter = self.adapt(descriptions)
         x = self.states_below(rows)
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer)  # (b, t, d)
-        row, place = np.nonzero(rows.targets != NO_TARGET)  # (n,) each: where there is a target
+        # Logits are made only where there is a target: each is vocab_size numbers.
+        row, place = np.nonzero(rows.targets != NO_TARGET)  # (n,) each
+        positions = torch.from_numpy(row * x.shape[1] + place).to(self.device)
         target = torch.from_numpy(rows.targets[row, place]).to(self.device)
-        flat = torch.from_numpy(row * x.shape[1] + place).to(self.device)
         row = torch.from_numpy(row).to(self.device)
-        logits = self.backbone.logits(x.flatten(0, 1)[flat]).float()  # (n, vocab_size)
+        logits = self.backbone.logits(x.flatten(0, 1)[positions]).float()  # (n, vocab_size)
         loss = F.cross_entropy(logits, target, reduction="none")  # (n,)
         wrong = (logits.argmax(-1) != target).float()
-        found = torch.stack([loss, torch.ones_like(loss), wrong])  # (3, n)
-        sums = found.new_zeros(3, len(x)).index_add(1, row, found)  # (3, b)
-        return sums[0], sums[1], sums[2] == 0
+        zero = loss.new_zeros(len(x))  # (b,)
+        tokens = zero.index_add(0, row, torch.ones_like(loss))
+        return zero.index_add(0, row, loss), tokens, zero.index_add(0, row, wrong) == 0
 
     def score(
         self, prompts: Sequence[str], answers: Sequence[str], descriptions: Descriptions
@@ -230,21 +233,22 @@ class Zhyper(nn.Module):
         """
         config = self.backbone.config
         texts = self.full_prompts(prompts, descriptions)
-        rows = encode_open(self.tokenizer, texts, "prompt", config.block_size - 1)
+        longest = config.block_size - 1  # so that there is room for a token of the answer
+        rows = encode_open(self.tokenizer, texts, "prompt", longest)
         adapter = self.eval().adapt(descriptions)
         ids = torch.from_numpy(pad(rows, left=True)).to(self.device)  # (b, t)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        room = (config.block_size - lengths).clamp(max=max_new_tokens)  # (b,)
+        most = (config.block_size - lengths).clamp(max=max_new_tokens)  # (b,), new tokens
         ends = torch.tensor(config.eos, device=self.device)
         cache = Cache(padding=ids.shape[1] - lengths)
         generator = torch.Generator(self.device).manual_seed(seed)
         written = []
-        ended = room < 1
+        ended = most < 1
         while not ended.all():
             x = self.backbone.run_layers(self.backbone.embed_tokens(ids), adapter, cache=cache)
             ids = sample(self.backbone.logits(x[:, -1]), temperature, generator)  # (b, 1)
             written.append(ids.masked_fill(ended[:, None], config.eos[0]))
-            ended |= torch.isin(ids[:, 0], ends) | (len(written) >= room)
+            ended |= torch.isin(ids[:, 0], ends) | (len(written) >= most)
 
         answers = []
         for row, tokens in zip(rows, torch.cat(written, dim=1).tolist(), strict=True):
@@ -438,14 +442,14 @@ def to_prompt(system: Zhyper, question: str) -> str:
     return question if "\n" in question else system.template.replace("{}", question)
 
 
-def generate(system: Zhyper, args) -> None:
+def command_generate(system: Zhyper, args) -> None:
     """one question: the frozen and the adapted answer"""
     prompt = to_prompt(system, args.prompt)
     answers = system.generate([prompt] * 2, [None, args.description])
     print(f"frozen:  {answers[0]}\nadapted: {answers[1]}")
 
 
-def chat(system: Zhyper, args) -> None:
+def command_chat(system: Zhyper, args) -> None:
     """describe somebody, then ask; the frozen and the adapted answer side by side"""
     print(USAGE)
     args.description = None
@@ -459,26 +463,26 @@ def chat(system: Zhyper, args) -> None:
             if command == "/quit":
                 return
             if command == "/describe":
-                norms = system.relative_norms(system.adapt([text]))
-                print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms.values()):.3f}")
+                norms = system.relative_norms(system.adapt([text])).values()
+                print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms, default=0):.3f}")
                 args.description = text
             elif not line or command.startswith("/"):
                 print(USAGE)
             else:
                 args.prompt = line
-                generate(system, args)
+                command_generate(system, args)
         except ValueError as error:  # the user's to mend; the conversation goes on
             print("error:", error)
 
 
-def export(system: Zhyper, args) -> None:
+def command_export(system: Zhyper, args) -> None:
     """write the adapter of one description as a folder for the peft library"""
     system.export(args.description, args.to, args.backbone, args.base)
     print(f"written to {args.to}")
 
 
 @torch.no_grad()
-def explain(system: Zhyper, args) -> None:
+def command_explain(system: Zhyper, args) -> None:
     """every stage between a description and an answer, with its shape and its size"""
     adapter = system.adapter_of(args.description)
     ids = encode(system.encoder_tokenizer, [args.description], "description")[0]
@@ -508,17 +512,18 @@ def explain(system: Zhyper, args) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Use what python train.py has trained.")
     commands = parser.add_subparsers(required=True)
-    for function in (chat, generate, explain, export):
-        command = commands.add_parser(function.__name__, help=function.__doc__)
+    for function in (command_chat, command_generate, command_explain, command_export):
+        name = function.__name__.removeprefix("command_")
+        command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(function=function)
         command.add_argument("--run", default="out/cultures-default", help="the run folder")
         command.add_argument("--method", default="zhyper-diag", help="one of its methods")
         command.add_argument("--device", default="cpu", help="cpu, cuda or mps")
-        if function is not chat:
+        if function is not command_chat:
             command.add_argument("--description", required=True, help="the text to adapt to")
-        if function in (generate, explain):
+        if function in (command_generate, command_explain):
             command.add_argument("--prompt", required=True, help="a question, or a whole prompt")
-        if function is export:
+        if function is command_export:
             command.add_argument("--to", required=True, help="the folder to write")
             command.add_argument("--backbone", help="write the self-made frozen model there, too")
             command.add_argument("--base", help="the name by which peft will find that model")

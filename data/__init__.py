@@ -74,6 +74,11 @@ class Data:
     references: Mapping[str, Mapping[Record, str]] = field(default_factory=dict)
 
     @property
+    def measure(self) -> str:
+        """What this data is judged by: the loss per token (nats), or the share of exact answers."""
+        return "nll" if self.free_text else "accuracy"
+
+    @property
     def fingerprint(self) -> str:
         """Twelve hex digits that tell this data from any other."""
         content = repr((self.records, self.documents))

@@ -20,14 +20,15 @@ class Rows(NamedTuple):
 
     ids: np.ndarray  # (b, t), filled up with 0
     targets: np.ndarray  # (b, t), the id to be predicted after each of ids, or NO_TARGET
-    states: Tensor | None = None  # (b, t, d), if known: what the lowest adapted layer reads
+    # (b, t, d): what the lowest adapted layer reads, where it was computed once (with_states)
+    states: Tensor | None = None
 
     def take(self, index: Sequence[int]) -> "Rows":
         """Some of the rows, as long as the longest of them."""
         ids = self.ids[index]
         targets = self.targets[index]
         predicted = (targets != NO_TARGET).any(axis=0)
-        longest = np.flatnonzero(predicted)[-1] + 1  # every row ends where it predicts its end
+        longest = np.flatnonzero(predicted)[-1] + 1  # the last target of a row is EOS
         states = None
         if self.states is not None:
             states = self.states[index, :longest]

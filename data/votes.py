@@ -60,6 +60,7 @@ EVALUATED = 128  # descriptions of each other split
 
 Votes = dict[str, str]  # topic -> in favour, abstained or against
 Table = dict[str, Votes]  # country -> its votes
+Evaluated = list[tuple[Record, Votes]]  # records, each with the votes that its description states
 
 
 def read_table() -> tuple[Table, dict[str, str]]:
@@ -182,6 +183,26 @@ def naive_bayes(table: Table, stated: Votes, topic: str) -> str:
     return max(scores, key=scores.get)
 
 
+def guess_all(
+    evaluated: Evaluated, trained: Table, europe: Table, continents: dict[str, str]
+) -> dict[str, dict[Record, str]]:
+    """Three guesses for each record: {"majority": {record: " in favour"}, ...}."""
+    topics = {}
+    for topic, texts in TOPICS.items():
+        for question in texts["questions"]:
+            topics[f"Q: {question}\nA:"] = topic
+    references = {"majority": {}, "continent": {}, "naive bayes": {}}
+    for record, stated in evaluated:
+        topic = topics[record.prompt]
+        # no method trains on Europe, so this guess knows more: how the rest of Europe voted
+        known = europe if record.context in europe else trained
+        nearby = neighbours(known, continents, record.context)
+        references["majority"][record] = f" {majority(trained, topic)}"
+        references["continent"][record] = f" {majority(nearby, topic)}"
+        references["naive bayes"][record] = f" {naive_bayes(trained, stated, topic)}"
+    return references
+
+
 # ---- the data set
 
 
@@ -194,8 +215,7 @@ def load(
 ) -> Data:
     """`contexts` training countries; if None, all that are not held out.
 
-    Raises ValueError if given a path, as there is nothing to read, an impossible number of
-    contexts or an unknown wording.
+    Raises ValueError if given a path, an impossible number of contexts or an unknown wording.
     """
     if path is not None:
         raise ValueError("the data set votes is part of the project: leave out --data-path")
@@ -215,64 +235,81 @@ def load(
     trained = {country: table[country] for country in outside[fifth : fifth + contexts]}
     europe = {country: table[country] for country in table if country not in outside}
 
-    records: list[Record] = []
-    references = {"majority": {}, "continent": {}, "naive bayes": {}}
+    records = training_records(rng, trained, wording, balanced)
+    texts = list(dict.fromkeys(record.description for record in records))
+    documents = pretraining_documents(rng, trained, texts)
+    evaluated = evaluation_records(rng, trained, unseen, europe, wording, set(texts))
+    evaluated += minimal_pairs(rng, unseen, wording)
+    references = guess_all(evaluated, trained, europe, continents)
+    records += [record for record, _ in evaluated]
+    return Data("votes", records, documents, template="Q: {}\nA:", references=references)
 
-    def add(split: str, country: str, text: str, stated: list[str], asked: list[str]) -> None:
-        """A record for each topic that is asked and, outside training, the guesses for it."""
-        votes = table[country]
-        for topic in asked:
-            answer = f" {votes[topic]}"
-            record = Record(country, text, ask(rng, topic), answer, split, CHOICES)
-            records.append(record)
-            if split == "train":
-                continue
-            # no method trains on Europe, so this guess knows more: how the rest of Europe votes
-            known = europe if country in europe else trained
-            nearby = neighbours(known, continents, country)
-            stated_votes = {name: votes[name] for name in stated}
-            guesses = {
-                "majority": majority(trained, topic),
-                "continent": majority(nearby, topic),
-                "naive bayes": naive_bayes(trained, stated_votes, topic),
-            }
-            for name, guess in guesses.items():
-                references[name][record] = f" {guess}"
 
+def ask_each(
+    rng: Random, split: str, country: str, votes: Votes, text: str, topics: list[str]
+) -> list[Record]:
+    """A record for each of those topics; `text` is the description."""
+    records = []
+    for topic in topics:
+        prompt = ask(rng, topic)
+        answer = f" {votes[topic]}"
+        records.append(Record(country, text, prompt, answer, split, CHOICES))
+    return records
+
+
+def training_records(rng: Random, table: Table, wording: str, balanced: bool) -> list[Record]:
+    records = []
     draw = draw_balanced if balanced else draw_even
     for _ in range(DESCRIPTIONS):
-        country, topics = draw(rng, trained)
+        country, topics = draw(rng, table)
         if rng.random() < 0.5:
             topics = topics[: rng.randrange(1, STATED)]
         rng.shuffle(topics)
-        text = describe(rng, table[country], topics, wording)
-        others = [topic for topic in table[country] if topic not in topics]
-        add("train", country, text, topics, topics + rng.sample(others, len(topics)))
-    train_texts = {record.description: None for record in records}
+        votes = table[country]
+        text = describe(rng, votes, topics, wording)
+        unstated = [topic for topic in votes if topic not in topics]
+        asked = topics + rng.sample(unstated, len(topics))
+        records += ask_each(rng, "train", country, votes, text, asked)
+    return records
 
-    sources = {"validation": trained, "seen": trained, "new_wording": trained}
-    sources |= {"unseen": unseen, "ood": europe, "inferred": unseen, "inferred_ood": europe}
-    for split, source in sources.items():
+
+def evaluation_records(
+    rng: Random, trained: Table, unseen: Table, europe: Table, wording: str, known: set[str]
+) -> Evaluated:
+    """All splits but minimal_pairs; no description is one of the known texts."""
+    evaluated = []
+    tables = {"validation": trained, "seen": trained, "new_wording": trained}
+    tables |= {"unseen": unseen, "ood": europe, "inferred": unseen, "inferred_ood": europe}
+    for split, table in tables.items():
         numbers = HELD_OUT if split == "new_wording" else TRAIN
         for _ in range(EVALUATED):
-            country, topics = draw_even(rng, source)
-            text = describe(rng, table[country], topics, wording, numbers)
+            country, topics = draw_even(rng, table)
+            votes = table[country]
+            text = describe(rng, votes, topics, wording, numbers)
+            if text in known:
+                continue
             asked = topics
             if split.startswith("inferred"):
-                asked = rng.sample(open_topics(table[country], topics), STATED)
-            if text not in train_texts:
-                add(split, country, text, topics, asked)
+                asked = rng.sample(open_topics(votes, topics), STATED)
+            stated = {topic: votes[topic] for topic in topics}
+            for record in ask_each(rng, split, country, votes, text, asked):
+                evaluated.append((record, stated))
+    return evaluated
 
+
+def minimal_pairs(rng: Random, table: Table, wording: str) -> Evaluated:
+    evaluated = []
     for _ in range(EVALUATED // 2):
-        one, other, topics = draw_pair(rng, unseen)
+        one, other, topics = draw_pair(rng, table)
         state = rng.getstate()
         for country in (one, other):
             rng.setstate(state)  # the same wording and questions again: only one vote differs
-            text = describe(rng, table[country], topics, wording)
-            add("minimal_pairs", country, text, topics, topics)
-
-    documents = pretraining_documents(rng, trained, list(train_texts))
-    return Data("votes", records, documents, template="Q: {}\nA:", references=references)
+            votes = table[country]
+            text = describe(rng, votes, topics, wording)
+            stated = {topic: votes[topic] for topic in topics}
+            for record in ask_each(rng, "minimal_pairs", country, votes, text, topics):
+                evaluated.append((record, stated))
+    return evaluated
 
 
 def pretraining_documents(rng: Random, table: Table, texts: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so it is set before
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -21,6 +22,8 @@ from model import GPT, Encoder, EncoderConfig, ModelConfig  # noqa: E402
 from zhyper import Zhyper  # noqa: E402
 
 torch.set_num_threads(1)  # so small are the networks here that more threads are slower
+hypothesis.settings.register_profile("any machine", deadline=None, database=None)
+hypothesis.settings.load_profile("any machine")
 
 BACKBONE = ModelConfig(vocab_size=300, block_size=128, layers=2, heads=2, kv_heads=1, width=32, inner=64)
 ENCODER = EncoderConfig(vocab_size=300, block_size=128, layers=1, heads=2, width=32, inner=64)

@@ -1,425 +1,176 @@
-"""A run through pretrained models: small random ones, in folders as the hub keeps them."""
+"""The main job through real models: small random ones that transformers writes, and SmolLM2 with MiniLM where they are.
+
+The small ones need transformers, which is in no requirement of this project; the others need the
+environment variables SMOLLM2 and MINILM, each the path of a folder. What is absent is skipped.
+"""
 
 import json
 import os
-import re
-import shutil
+import string
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
+import tokenizers
 import torch
-from conftest import TEXTS, build_system, cli, smoke, two_cultures
-from test_files import contents, equal, fail_at, words
-from test_train import TINY, write
+from conftest import TEXTS, smoke, two_cultures
 
 import train
-import zhyper
-from data import _pretrained as pretrained
-from data._files import fingerprint, read_file
-from data._prompting import formats
-from data._tokenizer import train_tokenizer
-from model import GPT, Encoder, ModelConfig
+from data.tokenizer import train_tokenizer
+from model import GPT, Encoder
 from train import evaluate, run
 from zhyper import Zhyper
 
-safetensors = pytest.importorskip("safetensors.torch")
-
-METHOD = "zhyper-diag-paper"  # has dropout: also the random state must be as it was
-SMALL = ModelConfig(300, 256, layers=2, heads=2, kv_heads=1, width=40, inner=48)
-SAID = "people sing and the taxes are raised"
-ASK = ["--description", SAID, "--prompt", "how do they greet?"]
-
-
-# ---- two models and a run through them
-
-
-def write_backbone(folder: Path, seed: int) -> None:
-    tokenizer = train_tokenizer([*two_cultures().documents, *TEXTS], 298)
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    torch.manual_seed(seed)
-    gpt = GPT(replace(SMALL, vocab_size=tokenizer.get_vocab_size()))
-    pretrained.write_llama(str(folder), gpt, tokenizer)
-
-
-def write_encoder(folder: Path, seed: int) -> None:
-    tokenizer = train_tokenizer(TEXTS, 280)
-    torch.manual_seed(seed)
-    size = replace(SMALL, vocab_size=tokenizer.get_vocab_size(), block_size=128, width=24)
-    encoder = Encoder(size)
-    own = ("vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
-    own += ("hidden_size", "intermediate_size", "layer_norm_eps")
-    config = {theirs: getattr(size, pretrained.SIZES[theirs]) for theirs in own}
-    config |= {"model_type": "bert", "hidden_act": "gelu"}
-    tensors = {pretrained.hub_name(name, Encoder.HUB_NAMES): w for name, w in encoder.state_dict().items()}
-    tensors["embeddings.token_type_embeddings.weight"] = torch.randn(2, size.width)
-    files = {"config.json": config, "tokenizer.json": tokenizer.to_str()}
-    pretrained.write_folder(str(folder), "model.safetensors", tensors, files)
-
-
-WRITE = {"backbone": write_backbone, "encoder": write_encoder}
-
-
-def with_choices() -> list:
-    """Two cultures, each answer one of two, and rows to validate on."""
-    data = two_cultures()
-    answers = {row.prompt: tuple(r.answer for r in data.records[:4] if r.prompt == row.prompt) for row in data.records}
-    rows = [row._replace(choices=answers[row.prompt]) for row in data.records]
-    return [*rows, *(row._replace(split="validation") for row in rows[4:])]
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setitem(train.PRESETS, "smoke", TINY)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> train.Settings:
-    """A finished run through both models, of which no test changes anything."""
-    folder, data = tmp_path_factory.mktemp("real"), two_cultures()
-    for name, write_model in WRITE.items():
-        write_model(folder / name, 0)
-    data.records[:] = with_choices()
-    path, models = write(data, folder / "two.jsonl"), {name: str(folder / name) for name in WRITE}
-    job = smoke(path, folder / "run", steps=4, methods=f"prompt,{METHOD}", **models)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train.PRESETS, "smoke", TINY)
-        run(job)
-    return job
-
-
-@pytest.fixture
-def job(whole, tmp_path) -> train.Settings:
-    """A run of one method on the same models, that has nothing yet."""
-    return replace(whole, out=str(tmp_path / "run"), methods=METHOD)
-
-
-@pytest.fixture
-def moved(whole, tmp_path) -> train.Settings:
-    """A finished run through copies of the models, which a test may change."""
-    for name in WRITE:
-        shutil.copytree(getattr(whole, name), tmp_path / name)
-    own = replace(whole, out=str(tmp_path / "run"), **{name: str(tmp_path / name) for name in WRITE})
-    run(own)
-    return own
-
-
-def line(job: train.Settings) -> list[str]:
-    """The command line of a job."""
-    models = [f"--{name}={getattr(job, name)}" for name in WRITE if getattr(job, name)]
-    return [*words(job), *models, "--device", "cpu"]
-
-
-def tensors_in(content) -> list[torch.Tensor]:
-    if isinstance(content, torch.Tensor):
-        return [content]
-    parts = content.values() if isinstance(content, dict) else content
-    return [t for part in parts for t in tensors_in(part)] if isinstance(content, dict | list | tuple) else []
-
-
-def results_of(job: train.Settings) -> dict:
-    """What results.json has, but for the time that it took."""
-    results = json.loads((job.run / "results.json").read_text())
-    return results | {"checksum": None, "rows": [row | {"seconds": None} for row in results["rows"]]}
-
-
-# ---- end to end
-
-
-def test_the_main_job_through_pretrained_models_prints_its_table(job, whole, monkeypatch, capsys):
-    code, out, err = cli(train, monkeypatch, capsys, *line(replace(job, methods=whole.methods)))
-    results = json.loads((job.run / "results.json").read_text())
-    assert code == 0 and train.table(results) in out and "choice, unseen" in out, err
-    assert "pretrain" not in results and results["rows"][1]["encoder"] == 0
-    first = results_of(whole)
-    assert results["rows"][0]["splits"] == first["rows"][0]["splits"]
-    assert f"| prompting | {results['rows'][0]['prompting']} |  |" in out
-
-
-def test_a_run_that_was_stopped_ends_in_the_same_weights_bit_for_bit(job, whole):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        fail_at(patch, 4, KeyboardInterrupt())  # results, backbone.pt, results, the first checkpoint
-        run(job)
-    assert read_file(job.run / f"checkpoint-{METHOD}.pt")["steps"] == 4
-    assert len(read_file(job.run / f"checkpoint-{METHOD}.pt")["losses"]) == 2
-    run(job)
-    one, other = (Zhyper.load(folder, METHOD).state_dict() for folder in (job.run, whole.run))
-    assert equal(one, other) and results_of(job)["rows"] == results_of(whole)["rows"][1:]
-
-
-def test_a_run_folder_has_no_copy_of_pretrained_weights_which_stay_as_they_were(job, whole):
-    networks = {"backbone": GPT.from_pretrained(whole.backbone), "encoder": Encoder.from_pretrained(whole.encoder)}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        fail_at(patch, 4, KeyboardInterrupt())
-        run(job)
-    files = [*whole.run.glob("*.pt"), job.run / f"checkpoint-{METHOD}.pt"]
-    assert len(files) == 4
-    matrices = [p for network in networks.values() for p in network.parameters() if p.dim() == 2]
-    for path in files:
-        kept = tensors_in(read_file(path))
-        assert not any(t.shape == p.shape and torch.equal(t, p) for t in kept for p in matrices), path
-    assert (whole.run / "backbone.pt").stat().st_size < 2000 and (whole.run / "prompt.pt").stat().st_size < 3000
-    system = Zhyper.load(whole.run, METHOD)
-    for name, network in networks.items():
-        assert fingerprint(getattr(system, name)) == fingerprint(network)
-        assert read_file(whole.run / f"{METHOD}.pt")["encoder"]["source"] == whole.encoder
-    moved = system.hypernetwork.B["q"]
-    assert moved.abs().max() > 0 and system.backbone.source == whole.backbone
-
-
-def test_every_command_uses_a_run_through_pretrained_models(whole, monkeypatch, capsys, tmp_path):
-    of = ["--run", whole.out, "--method", METHOD]
-    system = Zhyper.load(whole.run, METHOD)
-    frozen, adapted = system.generate(["how do they greet?"] * 2, [None, SAID])
-    code, out, _ = cli(zhyper, monkeypatch, capsys, "generate", *of, *ASK)
-    assert code == 0 and out.rstrip("\n") == f"frozen:  {frozen}\nadapted: {adapted}".rstrip("\n")
-    typed = iter([f"/describe {SAID}", "how do they greet?", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda _: next(typed))
-    code, out, _ = cli(zhyper, monkeypatch, capsys, "chat", *of)
-    assert code == 0 and "at 8 sites" in out and f"adapted: {adapted}" in out
-    code, out, _ = cli(zhyper, monkeypatch, capsys, "explain", *of, *ASK)
-    own, other = (tokenizer.encode(SAID).ids for tokenizer in (system.encoder.tokenizer, system.tokenizer))
-    assert code == 0 and str((1, len(own))) in out.splitlines()[0] and own != other
-    code, _, _ = cli(zhyper, monkeypatch, capsys, "export", *of, *ASK[:2], "--to", str(tmp_path / "to"))
-    config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
-    assert code == 0 and config["base_model_name_or_path"] == whole.backbone
-
-
-@torch.no_grad()
-def test_what_is_merged_and_exported_has_the_logits_of_the_adapted_model(whole, tmp_path):
-    system, ids = Zhyper.load(whole.run, METHOD), torch.arange(2, 62)[None]
-    for B in system.hypernetwork.B.values():
-        torch.nn.init.normal_(B, std=0.3)
-    frozen, adapted = (system.backbone(ids, system.adapt(text)) for text in (None, [SAID]))
-    merged = system.merge(SAID)
-    assert (merged(ids) - adapted).abs().max() < 1e-4 and (frozen - adapted).abs().max() > 1e-2
-    assert merged.source is None and system.backbone.source == whole.backbone
-    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    system.export(SAID, str(tmp_path / "to"))
-    base = transformers.AutoModelForCausalLM.from_pretrained(whole.backbone)
-    theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "to")).eval()(ids).logits
-    assert (theirs - adapted).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("name", WRITE)
-def test_each_model_serves_alone_beside_a_fresh_one(name, job):
-    (other,) = set(WRITE) - {name}
-    results = run(replace(job, **{other: None}))
-    system = Zhyper.load(job.run, METHOD)
-    networks = {"backbone": system.backbone, "encoder": system.encoder}
-    assert networks[name].source == getattr(job, name) and networks[other].source is None
-    expected = {"backbone": GPT, "encoder": Encoder}[name].from_pretrained(getattr(job, name))
-    assert fingerprint(networks[name]) == fingerprint(expected)
-    assert ("pretrain" in results) == (name == "encoder")
-    assert (results["rows"][0]["encoder"] > 0) == (name == "backbone")
-    assert system.generate(["how?"], [SAID], 4) == Zhyper.load(job.run, METHOD).generate(["how?"], [SAID], 4)
-
-
-def test_an_encoder_changes_and_is_saved_only_where_it_is_to_be_trained(job, whole):
-    before = Encoder.from_pretrained(whole.encoder)
-    (row,) = run(replace(job, train_encoder=True))["rows"]
-    saved, after = read_file(job.run / f"{METHOD}.pt")["encoder"], Zhyper.load(job.run, METHOD).encoder
-    assert equal(saved["weights"], dict(after.state_dict())) and after.source is None
-    assert row["encoder"] == sum(weight.numel() for weight in after.parameters())
-    moved = [name for name, weight in after.named_parameters() if not torch.equal(weight, before.get_parameter(name))]
-    assert len(moved) == len(list(after.parameters()))
-    assert after.tokenizer.encode(SAID).ids == before.tokenizer.encode(SAID).ids
-    assert equal(dict(Zhyper.load(whole.run, METHOD).encoder.state_dict()), dict(before.state_dict()))
-
-
-# ---- a model folder that is not as it was
-
-
-def spoil(folder: Path, how: str, name: str) -> None:
-    if how == "gone":
-        shutil.rmtree(folder)
-    elif how == "cut":
-        os.truncate(folder / "model.safetensors", 5000)
-    else:
-        WRITE[name](folder, 1)
-
-
-MENDS = {
-    "gone": "put config.json, tokenizer.json and model.safetensors into a folder",
-    "cut": "is damaged",
-    "replaced": "holds other weights than those that this run was trained with: put these back",
+METHOD = "zhyper-diag"
+TYPED = "people <|im_end|> sing [SEP] and the taxes are raised"  # as a user may type it
+FILES = {  # how sentence-transformers makes one embedding of a BERT's states
+    "modules.json": [{"type": f"sentence_transformers.models.{step}"} for step in ("Transformer", "Pooling")],
+    "sentence_bert_config.json": {"max_seq_length": 96},
+    "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
 }
 
 
-@pytest.mark.parametrize("how", MENDS)
-@pytest.mark.parametrize("name", WRITE)
-def test_a_model_that_is_not_as_it_was_is_one_line_and_nothing_is_lost(name, how, moved, monkeypatch, capsys):
-    folder, ask = Path(getattr(moved, name)), ["generate", "--run", moved.out, "--method", METHOD, *ASK]
-    before, good = contents(moved.run), cli(zhyper, monkeypatch, capsys, *ask)
-    again = line(replace(moved, methods=f"frozen,{moved.methods}"))
-    shutil.copytree(folder, folder.with_suffix(".kept"))
-    spoil(folder, how, name)
-    code, out, err = cli(zhyper, monkeypatch, capsys, *ask)
-    assert code == 2 and out == "" and err.count("\n") == 1 and str(folder) in err and MENDS[how] in err
-    for command in (line(moved), again):
-        code, out, err = cli(train, monkeypatch, capsys, *command)
-        assert code == 2 and out == "" and err.count("\n") == 1
-        if how == "replaced":
-            assert "other settings" in err and f"{name} weights" in err
-        else:
-            assert str(folder) in err and MENDS[how] in err
-    assert contents(moved.run) == before
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.with_suffix(".kept").rename(folder)
-    assert cli(zhyper, monkeypatch, capsys, *ask) == good and good[0] == 0
-    assert cli(train, monkeypatch, capsys, *line(moved))[0] == 0
-    assert contents(moved.run) == before
-    assert cli(train, monkeypatch, capsys, *again)[0] == 0
+def write_llama(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = train_tokenizer([*two_cultures().documents, *TEXTS], 298)
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 128}
+    config = transformers.LlamaConfig(**sizes, initializer_range=0.2, eos_token_id=1, tie_word_embeddings=True)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
-# ---- computed once
+def write_bert(folder: Path) -> None:
+    """Its tokenizer cuts texts after six tokens and pads them, as that of a real model may do."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = tokenizers.BertWordPieceTokenizer()
+    letters = string.ascii_lowercase
+    texts = [*two_cultures().documents, letters, letters[::-1]]  # it knows each letter, also within a word
+    tokenizer.train_from_iterator(texts, 300, initial_alphabet=[*letters, *"<|_>[]"], show_progress=False)
+    marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(*marks)
+    tokenizer.enable_truncation(6)
+    tokenizer.enable_padding(length=12)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.BertConfig(**sizes, vocab_size=300, max_position_embeddings=128, initializer_range=0.2)
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("trained", [False, True])
-def test_a_frozen_encoder_reads_every_description_once(trained, job, monkeypatch):
-    read, forward = Counter(), Encoder.forward
-
-    def count(self, ids, mask):
-        read.update(tuple(row[own].tolist()) for row, own in zip(ids, mask, strict=True))
-        return forward(self, ids, mask)
-
-    monkeypatch.setattr(Encoder, "forward", count)
-    run(replace(job, train_encoder=trained))
-    assert (max(read.values()) > 1) == trained
-    assert len(read) == 2 + 4  # the cultures' own, and random letters for each row that is evaluated
-
-
-@torch.no_grad()
-def test_embeddings_that_were_kept_are_those_that_are_computed(whole):
-    system, fresh = (Zhyper.load(whole.run, METHOD) for _ in range(2))
-    system.embed(TEXTS[:3])
-    kept = system.embed([*TEXTS[::-1], *TEXTS[:2]])
-    assert len(system.embeddings) == 5
-    for text, c in zip([*TEXTS[::-1], *TEXTS[:2]], kept, strict=True):
-        fresh.embeddings.clear()
-        assert torch.allclose(fresh.embed([text])[0], c, atol=1e-6)
-    assert (kept[0] - kept[1]).abs().max() > 1e-3
+@pytest.fixture(scope="module", params=["tiny", "real"])
+def models(request, tmp_path_factory) -> dict[str, str]:
+    """The folders of a backbone and of an encoder."""
+    if request.param == "real":
+        if not ("SMOLLM2" in os.environ and "MINILM" in os.environ):
+            pytest.skip("SMOLLM2 and MINILM name no folders")
+        return {"backbone": os.environ["SMOLLM2"], "encoder": os.environ["MINILM"]}
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("backbone", "encoder")}
+    write_llama(folders["backbone"])
+    write_bert(folders["encoder"])
+    return {name: str(folder) for name, folder in folders.items()}
 
 
-@pytest.mark.parametrize("kind", ["lora", "t2l", "zhyper-diag", "zhyper-square"])
-def test_kept_states_give_the_loss_and_the_gradients_of_computing_them(kind, monkeypatch):
-    prompts, texts = ["Q: what now?\nA:", "people", "the taxes are"], TEXTS[:3]
-    one, several = [" bow", " sing a tune", " cut"], [[" bow", " cut"], [" sing"], [" cut", " low", " raised"]]
-    system = build_system(kind, first=1)
-    assert {layer for layer, _ in system.adapt(texts)} == {1}
+@pytest.fixture(autouse=True, scope="module")
+def small_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(train.PRESETS, "smoke", replace(train.PRESETS["smoke"], batch=2, questions=2, log=2))
+        yield
 
-    def found(answers) -> list[torch.Tensor]:
-        system.hypernetwork.zero_grad()
-        loss, tokens, exact = system.score(prompts, answers, texts)
-        loss.sum().backward()
-        return [loss.detach(), tokens, exact.float(), *(p.grad.clone() for p in system.hypernetwork.parameters())]
 
-    def recompute(first, rows, ids, position, mask):
-        return system.backbone.through(system.backbone.embed_tokens(ids), {}, position, mask, layers=slice(first))
+@pytest.fixture(scope="module")
+def job(models, tmp_path_factory) -> train.Settings:
+    folder = tmp_path_factory.mktemp("job")
+    lines = [json.dumps(record._asdict()) for record in two_cultures().records]
+    (folder / "two.jsonl").write_text("\n".join(lines))
+    layers = GPT.from_pretrained(models["backbone"]).config.layers
+    return smoke(folder / "two.jsonl", folder / "run", methods=METHOD, lowest_layer=layers - 1, lr=1e-2, **models)
 
-    below = []
-    system.backbone.layers[0].register_forward_hook(lambda *_: below.append(1))
-    results = {}
-    for key, answers in (("one", one), ("several", several)):
-        results[key] = [found(answers), found(answers)]
-    assert len(below) == 2 and len(system.states) == 6  # the second time they were there
-    system.states |= dict.fromkeys(map(str, range(5000)))  # too many: they are dropped
-    results["one"].append(found(one))
-    assert len(system.states) == 3
-    monkeypatch.setattr(system, "states_below", recompute)
-    for key, answers in (("one", one), ("several", several)):
-        expected = found(answers)
-        assert any(gradient.abs().max() > 1e-4 for gradient in expected[3:])
-        for kept in results[key]:
-            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(kept, expected, strict=True))
+
+@pytest.fixture(scope="module")
+def finished(job) -> tuple[train.Settings, dict, Counter]:
+    """A finished run, its results, and how often its encoder read each text."""
+    read = Counter()
+
+    def count(module, inputs, c) -> None:
+        if isinstance(module, Encoder):
+            ids, mask = inputs
+            read.update(str(row[own].tolist()) for row, own in zip(ids, mask, strict=True))
+
+    with torch.nn.modules.module.register_module_forward_hook(count):
+        results = run(job)
+    return job, results, read
 
 
 @torch.no_grad()
-def test_kept_states_give_the_loss_of_the_whole_model_under_its_adapter():
-    system = build_system("zhyper-diag", first=1)
-    (prompt,), (answer,) = system.ids(["people"], "prompt"), system.ids([" bow low"], "answer")
-    logits = system.backbone(torch.tensor([prompt + answer]), system.adapt(TEXTS[:1]))[0, len(prompt) - 1 :]
-    target = torch.tensor([*answer, system.backbone.config.eos])
-    expected = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
-    for text in (TEXTS[1], TEXTS[0]):  # states that another description left behind
-        loss = system.score(["people"], [" bow low"], [text])[0]
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    frozen = Zhyper(system.tokenizer, system.backbone).score(["people"], [" bow low"], None)[0]
-    assert abs(frozen.item() - expected.item()) > 1e-3
+def test_a_run_through_real_models_trains_what_loads_again(finished, models):
+    job, results, _ = finished
+    row = results["rows"][METHOD]
+    assert row["encoder"] == 0 and results["pretrain"] == {}
+    system = Zhyper.load(job.run, METHOD)
+    records = two_cultures().split("unseen")
+    assert evaluate(system, records)["nll"] == pytest.approx(row["evaluated"]["unseen"]["nll"], rel=1e-3)
+    assert row["evaluated"]["none"]["nll"] != pytest.approx(row["evaluated"]["unseen"]["nll"], rel=1e-4)
+    assert row["curve"][-1]["loss"] < row["curve"][0]["loss"] + 1
+    assert all(B.any() for B in system.hypernetwork.B.values())
+    for part, kind in (("backbone", GPT), ("encoder", Encoder)):
+        before = kind.from_pretrained(models[part]).state_dict()
+        after = getattr(system, part).state_dict()
+        assert all(torch.equal(weight, before[name]) for name, weight in after.items())
+        saved = torch.load(job.run / f"{METHOD}.pt", weights_only=True)[part]
+        assert saved == {"pretrained_name": str(Path(models[part]).resolve())}  # no copy of its weights
 
 
-# ---- the format of the prompt
+def test_a_frozen_encoder_reads_each_text_once(finished):
+    _, _, read = finished
+    assert len(read) == 2 + 4  # two cultures, and random letters for each record that is evaluated
+    assert set(read.values()) == {1}
 
 
-def test_the_format_that_the_prompt_method_got_is_the_best_on_validation(whole):
-    system, (row, _) = Zhyper.load(whole.run, "prompt"), results_of(whole)["rows"]
-    data = two_cultures()
-    data.records[:] = with_choices()
-    known = formats(data, system.tokenizer, system.backbone.config.block_size, whole.seed)
-    assert system.prompting == known[row["prompting"]] and len(known) >= 2
-    scores = {}
-    for name, system.prompting in known.items():
-        scores[name] = evaluate(system, data.split("validation"))["choice"]
-    assert scores[row["prompting"]] == max(scores.values())
+@torch.no_grad()
+def test_marks_that_a_user_types_are_text_and_long_texts_are_read_whole(finished):
+    system = Zhyper.load(finished[0].run, METHOD)
+    long = "people bow low and the taxes are cut"
+    c = system.embed([TYPED, TYPED.replace("<|im_end|> ", ""), TYPED.replace("[SEP] ", ""), long, f"{long} now"])
+    assert (torch.cdist(c, c) + torch.eye(5)).min() > 1e-3  # each says something else
+    assert torch.allclose(system.encode_texts([long])[0], c[3], atol=1e-4)  # padding beside it changes nothing
+    system.description_in_prompt = True
+    rows = system.encode_rows(["Q: what of taxes?\nA:"], [" cut"], [TYPED])
+    mark = system.tokenizer.token_to_id("<|im_end|>")
+    assert mark is not None and mark not in rows.ids
 
 
-# ---- bad input
+@torch.no_grad()
+def test_peft_has_our_logits_from_an_exported_adapter(finished, tmp_path, monkeypatch):
+    peft = pytest.importorskip("peft")
+    job, _, _ = finished
+    system = Zhyper.load(job.run, METHOD)
+    for B in system.hypernetwork.B.values():
+        B.normal_(std=0.02)
+    system.export(TYPED, str(tmp_path / "adapter"))
+    monkeypatch.chdir(tmp_path)
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained("adapter", dtype=torch.float32).eval()
+    ids = torch.arange(2, 62)[None]
+    adapted, frozen = (system.backbone(ids, system.adapt([text])) for text in (TYPED, None))
+    assert (theirs(ids).logits - adapted).abs().max() < 0.01 * adapted.std()
+    assert (adapted - frozen).abs().max() > 0.1 * adapted.std()
 
 
-def swap(job: train.Settings) -> train.Settings:
-    return replace(job, backbone=job.encoder, encoder=job.backbone)
-
-
-REFUSED = [
-    (swap, "model_type is 'bert', and only 'llama' or 'mistral' is built here"),
-    (lambda job: replace(job, encoder=job.backbone), "model_type is 'llama', and only 'bert' is built here"),
-    (lambda job: replace(job, preset="real"), "no layer 24 of 2: choose another --preset"),
-    (lambda job: replace(job, backbone="nobody/nothing"), "no model nobody/nothing: it is no folder, and the hub"),
-    (lambda job: replace(job, encoder="nobody/nothing"), "no model nobody/nothing: it is no folder, and the hub"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), REFUSED)
-def test_models_that_do_not_serve_are_one_line_and_exit_code_2(change, message, job, monkeypatch, capsys):
-    def offline(*_, **__):
-        raise ConnectionError("no network\nat all")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    code, out, err = cli(train, monkeypatch, capsys, *line(change(job)))
-    assert code == 2 and out == "" and err.count("\n") == 1 and message in err
-    assert "nobody" not in message or "(no network): put config.json, tokenizer.json" in err
-
-
-@pytest.mark.parametrize("name", WRITE)
-def test_a_model_without_its_tokenizer_is_one_line_and_exit_code_2(name, moved, monkeypatch, capsys):
-    file = Path(getattr(moved, name), "tokenizer.json")
-    file.unlink()
-    generate = ["generate", "--run", moved.out, "--method", METHOD, *ASK]
-    for module, command in ((train, line(moved)), (zhyper, generate)):
-        code, out, err = cli(module, monkeypatch, capsys, *command)
-        assert code == 2 and out == "" and err.count("\n") == 1 and f"no file {file}: a model is of no use" in err
-
-
-@pytest.mark.parametrize(
-    ("description", "prompt", "message"),
-    [
-        ("bow " * 300, "how?", "the description 'bow bow .* tokens long, of at most 128: shorten it"),
-        ("bow", "how " * 300, "the prompt 'how how .* tokens long, of at most 255: shorten it"),
-    ],
-)
-def test_a_text_that_a_pretrained_model_cannot_read_is_one_line(
-    description, prompt, message, whole, monkeypatch, capsys
-):
-    words = ["--run", whole.out, "--method", METHOD, "--description", description, "--prompt", prompt]
-    code, out, err = cli(zhyper, monkeypatch, capsys, "generate", *words)
-    assert code == 2 and out == "" and err.count("\n") == 1
-    assert re.search(message, err)
-
-
-def test_a_loaded_system_can_be_trained_on_for_many_steps(whole):
-    system = Zhyper.load(whole.run, METHOD)
-    for _ in range(2):
-        system.score(["people"], [" bow"], [SAID])[0].sum().backward()
-    assert all(weight.grad is None for weight in system.encoder.parameters())
+def test_an_encoder_is_trained_and_saved_where_that_is_asked_for(job, models, tmp_path):
+    dtype = "bf16" if job.lowest_layer == 1 else "fp32"  # a CPU is slow at a whole model in bf16
+    results = run(replace(job, out=str(tmp_path), train_encoder=True, dtype=dtype))
+    before = Encoder.from_pretrained(models["encoder"]).state_dict()
+    system = Zhyper.load(tmp_path, METHOD)
+    after = system.encoder.state_dict()
+    assert results["rows"][METHOD]["encoder"] == sum(weight.numel() for weight in after.values())
+    moved = [name for name, weight in after.items() if not torch.equal(weight, before[name])]
+    assert len(moved) > 0.9 * len(after)
+    assert system.backbone.embed_tokens.weight.dtype == train.DTYPES[dtype]
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    assert len(system.generate(["Q: what of taxes?\nA:"], [TYPED], 4)) == 1

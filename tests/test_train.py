@@ -1,338 +1,545 @@
-"""The main job: what is learned, what stays frozen, the results, and what is refused."""
+"""The main job: what is learned and what stays frozen, the results, the run folder, and what is refused."""
 
-import itertools
+import csv
 import json
-import re
+import math
+import os
+import random
+import subprocess
+import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import cli, smoke, two_cultures
+from conftest import BACKBONE, ENCODER, ROOT, TEXTS, build_system, smoke, two_cultures
+from torch.nn import functional as F
 
 import train
-from data import Data, Record
-from model import ModelConfig
-from train import METHODS, Settings, batches, evaluate, learning_rate, run, table
-from zhyper import Zhyper
+from data import Record
+from data.tokenizer import train_tokenizer
+from train import METHODS, Preset, Settings, evaluate, evaluate_all, learning_rate, run, table
+from zhyper import Zhyper, read_torch
 
-TINY_CONFIG = ModelConfig(300, layers=1, heads=2, kv_heads=2, width=32, inner=48)
-TINY = train.Preset(TINY_CONFIG, TINY_CONFIG, 4, steps=4, batch=2, checkpoint=2)
+SIZES = {"backbone": replace(BACKBONE, block_size=256), "encoder": replace(ENCODER, block_size=256)}
+BATCHES = {"pretrain_batch": 2, "batch": 2, "questions": 2, "evaluate": 16}
+TINY = Preset(pretrain_steps=4, steps=4, lowest_layer=1, log=2, **SIZES, **BATCHES)
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """A run in a fraction of a second."""
+    """The smoke preset trains in a fraction of a second."""
     monkeypatch.setitem(train.PRESETS, "smoke", TINY)
+    monkeypatch.setattr(train, "PRETRAIN_TOKENS", 32)
 
 
-def write(data: Data, path: Path) -> str:
-    path.write_text("\n".join(json.dumps(record._asdict()) for record in data.records))
+def write(records: list[Record], path: Path) -> str:
+    lines = [json.dumps(record._asdict()) for record in records]
+    path.write_text("\n".join(lines), encoding="utf-8")
     return str(path)
 
 
 @pytest.fixture
 def job(tmp_path) -> Settings:
     """Settings of a run on two cultures."""
-    path = write(two_cultures(), tmp_path / "two.jsonl")
-    return smoke(path, tmp_path / "run", methods="zhyper-diag", device="cpu")
+    path = write(two_cultures().records, tmp_path / "two.jsonl")
+    return smoke(path, tmp_path / "run", methods="zhyper-diag", steps=4)
 
 
-def changed(job: Settings, change) -> Settings:
+def with_records(job: Settings, change) -> Settings:
     """The same run on other records: what `change` makes of those of two cultures."""
-    data = two_cultures()
-    data.records[:] = change(data.records)
-    write(data, Path(job.data))
+    write(change(two_cultures().records), Path(job.data))
     return job
 
 
-# ---- the method
+def log_of(job: Settings) -> list[dict]:
+    with open(job.run / "log.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
-def test_a_tiny_run_learns_two_cultures_apart(trained):
-    system, data, _ = trained
-    rows = data.split("unseen")
-    assert evaluate(system, rows, [None] * len(rows))["accuracy"] <= 0.5
-    assert evaluate(system, rows)["accuracy"] == 1.0
+# ---- the training loop
 
 
-def test_swapping_the_description_changes_the_answer(trained):
-    system, data, _ = trained
-    rows = data.split("unseen")
-    other = {"bowers": "singers", "singers": "bowers"}
-    descriptions = {row.context: row.description for row in rows}
-    answers = {(row.context, row.prompt): row.answer for row in rows}
-    swapped = [descriptions[other[row.context]] for row in rows]
-    expected = [answers[other[row.context], row.prompt] for row in rows]
-    assert system.generate([row.prompt for row in rows], swapped) == expected
+def test_the_loss_is_the_mean_over_answer_tokens(job):
+    data = two_cultures()
+    longer = [record._replace(answer=record.answer * (1 + i % 3)) for i, record in enumerate(data.records)]
+    data = replace(data, records=longer)
+    job.run.mkdir()
+    base = train.build_base(data, job)
+    total = tokens = 0
+    for record in data.split("train"):  # B is zero at first, so the first loss is that of the frozen model
+        prompt = base.tokenizer.encode(record.prompt).ids
+        whole = base.tokenizer.encode(record.prompt + record.answer).ids + [1]
+        logits = base.backbone(torch.tensor([whole[:-1]]))[0]
+        answer = torch.tensor(whole[len(prompt) :])
+        total += F.cross_entropy(logits[len(prompt) - 1 :], answer, reduction="sum").item()
+        tokens += len(answer)
+    system = train.build_system("zhyper-diag", base, job)
+    first, *_ = train.fit(system, "zhyper-diag", data, replace(job, steps=1))["curve"]
+    assert first["loss"] == pytest.approx(total / tokens, abs=1e-3)
 
 
-def test_the_frozen_tensors_are_bit_identical_and_every_trainable_one_has_moved(trained):
+def test_gradients_of_two_halves_of_a_batch_average_to_that_of_the_whole():
+    """What torchrun counts on: each process reads a part, and the gradients are averaged.
+
+    It is exact where both parts have as many answer tokens, as here.
+    """
+    system = build_system("zhyper-diag", lowest_layer=1)
+    prompts, answers, texts = TEXTS, [" bow"] * 5, TEXTS[::-1]
+
+    def gradient(part: list[int]) -> torch.Tensor:
+        system.zero_grad()
+        columns = [[column[i] for i in part] for column in (prompts, answers, texts)]
+        loss, tokens, _ = system.score(*columns)
+        (loss.sum() / tokens.sum()).backward()
+        weights = [weight for weight in system.parameters() if weight.requires_grad]
+        return torch.cat([weight.grad.flatten() for weight in weights])
+
+    halves = gradient([0, 1]) + gradient([2, 3])
+    torch.testing.assert_close(halves / 2, gradient([0, 1, 2, 3]), rtol=1e-4, atol=1e-6)
+
+
+def test_only_matrices_decay_and_each_part_has_its_rate():
+    system = build_system("zhyper-diag")
+    found = {}  # {weight: (its peak rate, its decay)}
+    for group in train.parameter_groups(system, lr=1e-3):
+        found |= dict.fromkeys(group["params"], (group["peak"], group["weight_decay"]))
+    weights = dict(system.named_parameters())
+    assert set(found) == {weight for name, weight in weights.items() if not name.startswith("backbone.")}
+    assert found[weights["hypernetwork.A.q"]] == found[weights["hypernetwork.B.v"]] == (3e-3, 0.01)
+    assert found[weights["hypernetwork.head_weight"]] == (1e-3, 0.01)
+    assert found[weights["encoder.blocks.0.up.weight"]] == (1e-3, 0.01)
+    for vector in ("hypernetwork.head_bias", "hypernetwork.trunk.gate", "encoder.norm.weight"):
+        assert found[weights[vector]] == (1e-3, 0.0)
+    system.encoder.pretrained_name = "a real BERT"
+    peaks = {group["peak"] for group in train.parameter_groups(system, lr=1e-3)}
+    assert peaks == {3e-3, 1e-3, 1e-3 / 20}
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
+    rates = [learning_rate(step, 1000) for step in range(1000)]
+    assert rates[49] == max(rates) == 1.0
+    assert rates[:50] == sorted(rates[:50])
+    assert rates[49:] == sorted(rates[49:])[::-1]
+    assert 0.1 <= rates[-1] < 0.101
+    assert 0 < learning_rate(0, 1) <= 1
+
+
+def test_pretraining_lowers_the_loss_and_freezes_the_backbone(job, monkeypatch):
+    monkeypatch.setitem(train.PRESETS, "smoke", replace(TINY, pretrain_steps=30))
+    job.run.mkdir()
+    base = train.build_base(two_cultures(), job)
+    curve = train.pretrain(base, two_cultures().documents, job)["curve"]
+    assert curve[-1]["validation_loss"] < curve[0]["validation_loss"] - 0.5
+    assert not any(weight.requires_grad for weight in base.parameters())
+
+
+def test_training_moves_hypernetwork_and_encoder_and_nothing_of_the_backbone(trained):
     system, _, before = trained
     for name, weight in system.state_dict().items():
         assert torch.equal(weight, before[name]) == name.startswith("backbone."), name
 
 
-def test_every_step_takes_all_questions_of_distinct_descriptions_in_turn():
-    rows = [Record(f"c{i}", f"d{i}", f"p{j}", " a", "train") for i in range(6) for j in range(5)]
-    stream = batches(rows, 3, 4, 0)
-    first, second = next(stream), next(stream)
-    assert {row.description for row in first + second} == {f"d{i}" for i in range(6)}
-    assert len(first) == 12 and len(set(first)) == 12
+def test_every_method_trains_a_step(job):
+    rows = run(replace(job, methods="all", steps=1))["rows"]
+    assert list(rows) == list(METHODS)
+    for name, row in rows.items():
+        system = Zhyper.load(job.run, name)
+        for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
+            assert row[column] == (sum(weight.numel() for weight in network.parameters()) if network else 0)
+        assert row.get("steps", 0) == bool(METHODS[name].kind)
+        found = row["evaluated"]["unseen"]["nll"]
+        assert evaluate(system, two_cultures().split("unseen"))["nll"] == pytest.approx(found, abs=1e-3)
+        if METHODS[name].kind:  # B is zero before the step, and not after it
+            assert found != pytest.approx(row["evaluated"]["none"]["nll"], abs=1e-6)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
-    rates = [learning_rate(step, 1000) for step in range(1000)]
-    assert rates[49] == 1.0 == max(rates) and 0.1 <= rates[-1] < 0.101
-    assert rates[:50] == sorted(rates[:50]) and rates[49:] == sorted(rates[49:])[::-1]
+ATLAS = ROOT.parent / "shared/data/atlas"
 
 
-@pytest.mark.parametrize("stalled", [0, 1000])
-def test_a_budget_in_seconds_is_counted_at_the_median_step_time(stalled, job, monkeypatch):
-    looks, shares = itertools.count(), []
-
-    def clock() -> float:  # every step takes half a second, but for one that stalls
-        look = next(looks)
-        return look / 2 + (stalled if look > 100 else 0)
-
-    def rate(step: int, steps: int) -> float:
-        shares.append(learning_rate(step, steps))
-        return shares[-1]
-
-    monkeypatch.setattr(train.time, "perf_counter", clock)
-    monkeypatch.setattr(train, "learning_rate", rate)
-    (row,) = run(replace(job, methods="lora", seconds=50))["rows"]
-    assert row["steps"] == 100 and row["seconds"] == 50 + stalled
-    assert max(shares[4:]) > 0.9 and 0.1 <= shares[-1] < 0.11  # the first four are the pretraining
+@pytest.mark.parametrize("name", ["cultures", "hard_cultures", "tasks", "votes", "atlas"])
+def test_every_data_set_without_a_download_trains(name, tmp_path, monkeypatch):
+    if name == "atlas" and not ATLAS.is_dir():
+        pytest.skip("the Ethnographic Atlas is not at hand")
+    data = train.load(name, str(ATLAS) if name == "atlas" else None)
+    fewer = replace(data, records=data.records[::20], documents=data.documents[::20])
+    monkeypatch.setattr(train, "load", lambda *_, **__: fewer)
+    row = run(smoke(name, tmp_path, methods="zhyper-diag", steps=3))["rows"]["zhyper-diag"]
+    assert row["steps"] == 3
+    assert {"unseen", "swapped", "random", "none"} <= set(row["evaluated"])
+    assert all(math.isfinite(found["nll"]) for found in row["evaluated"].values())
 
 
-# ---- results
+# ---- evaluation
 
 
-def test_the_main_job_writes_what_it_says(job, monkeypatch, capsys):
-    words = f"--data {job.data} --preset smoke --methods all --steps 3 --out {job.out} --device cpu"
-    code, printed, err = cli(train, monkeypatch, capsys, *words.split())
-    results = json.loads((job.run / "results.json").read_text())
-    assert code == 0 and table(results) in printed, err
-    assert {"measure", "seed", "pretrain", "backbone"} <= set(results)
-    assert job.identity.items() <= results["made_of"].items()
-    assert [row["method"] for row in results["rows"]] == list(METHODS)
-    for row in results["rows"]:
-        method, system = METHODS[row["method"]], Zhyper.load(job.run, row["method"])
-        assert row["seconds"] > 0 or not method.kind
-        assert row["steps"] == (3 if method.kind else 0)
-        assert set(row["splits"]["unseen"]) == {"accuracy", "nll", "n"}
-        assert row["splits"]["unseen"]["n"] == 4
-        assert set(row["controls"]) == {"swapped", "random", "none"}
-        swapped = row["controls"]["swapped"]["accuracy"]
-        assert row["margin"] == row["splits"]["unseen"]["accuracy"] - swapped
-        for name, part in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
-            assert row[name] == (sum(p.numel() for p in part.parameters()) if part else 0)
-        again = evaluate(system, two_cultures().split("unseen"))
-        assert again["nll"] == pytest.approx(row["splits"]["unseen"]["nll"], abs=1e-4)
+def test_swapping_the_description_changes_the_answer(trained):
+    system, data, _ = trained
+    records = data.split("unseen")
+    answers = {(record.description, record.prompt): record.answer for record in records}
+    prompts = [record.prompt for record in records]
+    swapped = train.swapped_descriptions(records, random.Random(0))
+    assert system.generate(prompts, swapped) == [answers[key] for key in zip(swapped, prompts, strict=True)]
+    results = evaluate_all(system, data, smoke("two.jsonl", "unused"))
+    assert results["evaluated"]["unseen"]["accuracy"] == 1.0
+    assert results["evaluated"]["swapped"]["accuracy"] == 0.0
+    assert results["evaluated"]["none"]["accuracy"] <= 0.5
+    assert results["margin"] == 1.0
 
 
-def test_the_frozen_row_does_not_depend_on_any_description(job):
-    (frozen,) = run(replace(job, methods="frozen"))["rows"]
-    assert frozen["margin"] == 0
-    assert all(score == frozen["splits"]["unseen"] for score in frozen["controls"].values())
+def test_for_free_text_the_margin_is_how_much_higher_the_loss_of_swapped_is(trained):
+    system, data, _ = trained
+    results = evaluate_all(system, replace(data, free_text=True), smoke("two.jsonl", "unused"))
+    right, swapped = (results["evaluated"][name]["nll"] for name in ("unseen", "swapped"))
+    assert results["margin"] == pytest.approx(swapped - right)
+    assert results["margin"] > 0.3
+
+
+def test_a_swapped_description_is_of_another_context_that_answers_otherwise():
+    # ten contexts, three prompts, four answers; and a prompt that is put to only one context
+    records = [Record(f"c{i % 10}", f"d{i % 10}", f"p{i % 3}", f" {i % 4}", "unseen") for i in range(30)]
+    records.append(Record("c0", "d0", "p3", " 0", "unseen"))
+    answers = {(record.description, record.prompt): record.answer for record in records}
+    swapped = train.swapped_descriptions(records, random.Random(0))
+    for record, text in zip(records, swapped, strict=True):
+        assert text != record.description
+        assert answers.get((text, record.prompt)) != record.answer
+        assert record.prompt == "p3" or (text, record.prompt) in answers
+    with pytest.raises(ValueError, match="no context but 'c0'"):
+        train.swapped_descriptions(records[:1], random.Random(0))
+
+
+def test_without_a_description_every_method_is_the_frozen_model(job):
+    rows = run(replace(job, methods="frozen,zhyper-diag,prompt,t2l", lr=1e-2))["rows"]
+    frozen = rows["frozen"]["evaluated"]
+    assert rows["frozen"]["margin"] == 0
+    for row in rows.values():
+        assert row["evaluated"]["none"]["nll"] == pytest.approx(frozen["unseen"]["nll"], abs=1e-5)
+    assert len({found["nll"] for found in frozen.values()}) == 1
+    random_text = rows["zhyper-diag"]["evaluated"]["random"]
+    assert random_text["nll"] != pytest.approx(frozen["unseen"]["nll"], abs=1e-5)
 
 
 def test_validation_looks_at_its_own_split_and_no_other(job):
-    changed(job, lambda rows: [*rows, *(r._replace(split="validation") for r in rows[4:])])
-    (row,) = run(replace(job, methods="frozen"))["rows"]
-    assert list(row["splits"]) == ["unseen"]
-    (row,) = run(replace(job, methods="lora-prompt", validate=True, force=True))["rows"]
-    assert list(row["splits"]) == ["validation"] and row["margin"] is not None
+    with_records(job, lambda records: records + [record._replace(split="validation") for record in records[4:]])
+    row = run(replace(job, methods="frozen"))["rows"]["frozen"]
+    assert list(row["evaluated"]) == ["unseen", "swapped", "random", "none"]
+    row = run(replace(job, methods="frozen", validate=True, force=True))["rows"]["frozen"]
+    assert list(row["evaluated"]) == ["validation", "swapped", "random", "none"]
 
 
-def test_choice_is_reported_where_rows_have_choices_and_shown_for_a_pretrained_backbone(job):
-    changed(job, lambda rows: [*rows, *(r._replace(split="seen", choices=(" bow", " sing", r.answer)) for r in rows)])
-    results = run(replace(job, methods="frozen,zhyper-diag"))
-    for row in results["rows"]:
-        assert "choice" not in row["splits"]["unseen"] and 0 <= row["splits"]["seen"]["choice"] <= 1
-    shown = " | ".join(f"{row['splits']['seen']['choice']:.3f}" for row in results["rows"])
-    assert "choice" not in table(results)
-    del results["pretrain"]  # as where the backbone is a pretrained one
-    assert table(results).splitlines()[-1] == f"| choice, seen | {shown} |"
-
-
-def test_free_text_is_judged_by_its_loss(job):
-    more = " and so on, at such a length that nobody could say it letter by letter"
-    changed(job, lambda rows: [row._replace(answer=row.answer + more) for row in rows])
-    results = run(replace(job, steps=20, lr=1e-2))
-    (row,) = results["rows"]
-    right, swapped = row["splits"]["unseen"]["nll"], row["controls"]["swapped"]["nll"]
-    assert results["measure"] == "nll" and row["margin"] == swapped - right
-    assert f"| unseen | {right:.3f} |" in table(results)
+def test_guesses_that_train_nothing_stand_in_the_table(job, monkeypatch):
+    data = two_cultures()
+    guesses = {record: " bow" for record in data.records}
+    monkeypatch.setattr(train, "load", lambda *_, **__: replace(data, references={"always bow": guesses}))
+    results = run(job)
+    assert results["rows"]["always bow"] == {"evaluated": {"unseen": {"accuracy": 0.25}}}
+    lines = [line.split(" | ") for line in table(results).splitlines()]
+    assert lines[0][2] == "always bow |"
+    assert ["| unseen", f"{results['rows']['zhyper-diag']['evaluated']['unseen']['accuracy']:.3f}", "0.250 |"] in lines
 
 
 def test_the_table_has_a_column_for_each_method():
-    def row(method: str, accuracy: float) -> dict:
-        score = {"accuracy": accuracy, "nll": 1.25, "n": 4}
-        whole = {"method": method, "trainable": 1234, "encoder": 0, "steps": 3, "seconds": 1.6}
-        scores = {"splits": {"seen": score}, "controls": {"swapped": score}, "margin": -0.0001}
-        return whole | scores
-
-    results = {"measure": "accuracy", "rows": [row("lora", 0.5), row("t2l", 1.0)]}
+    found = {"accuracy": 0.5, "nll": 1.25}
+    lora = {"trainable": 1234, "encoder": 0, "steps": 3, "seconds": 1.6, "margin": -0.0001}
+    lora["evaluated"] = {"seen": found, "swapped": found}
+    majority = {"evaluated": {"seen": {"accuracy": 0.75}}}
+    results = {"measure": "accuracy", "rows": {"lora": lora, "majority": majority}}
     assert table(results) == (
-        "| accuracy | lora | t2l |\n"
-        "|---|---|---|\n"
-        "| trainable | 1,234 | 1,234 |\n"
+        "| accuracy | lora | majority |\n"
+        "| --- | --- | --- |\n"
+        "| trainable | 1,234 | 0 |\n"
         "| encoder | 0 | 0 |\n"
-        "| steps | 3 | 3 |\n"
-        "| seconds | 2 | 2 |\n"
-        "| seen | 0.500 | 1.000 |\n"
-        "| swapped | 0.500 | 1.000 |\n"
-        "| margin | 0.000 | 0.000 |"
+        "| steps | 3 | 0 |\n"
+        "| seconds | 2 | 0 |\n"
+        "| seen | 0.500 | 0.750 |\n"
+        "| swapped | 0.500 |  |\n"
+        "| margin | 0.000 |  |"
     )
-    assert "| seen | 1.250 | 1.250 |" in table(results | {"measure": "nll"})
+    assert "| seen | 1.250 |" in table({"measure": "nll", "rows": {"lora": lora}})
 
 
-def test_a_method_that_is_named_twice_is_trained_once(job):
-    rows = run(replace(job, methods="lora,frozen, lora"))["rows"]
-    assert [row["method"] for row in rows] == ["lora", "frozen"]
+def test_in_bf16_the_frozen_model_is_halved_and_what_is_trained_is_not(job, tmp_path):
+    nll = {}
+    for dtype in ("fp32", "bf16"):
+        other = replace(job, dtype=dtype, out=str(tmp_path / dtype), steps=8, lr=1e-2)
+        nll[dtype] = run(other)["rows"]["zhyper-diag"]["evaluated"]["unseen"]["nll"]
+    assert nll["bf16"] == pytest.approx(nll["fp32"], abs=0.1)
+    saved = read_torch(other.run / "zhyper-diag.pt")
+    for part, dtype in (("backbone", torch.bfloat16), ("encoder", torch.float32), ("hypernetwork", torch.float32)):
+        assert {weight.dtype for weight in saved[part]["weights"].values()} == {dtype}
 
 
-def test_one_training_description_for_all_contexts_simply_works(job):
-    changed(job, lambda rows: [r._replace(description="all") if r.split == "train" else r for r in rows])
-    for row in run(replace(job, methods="zhyper-diag,zhyper-diag-paper,t2l", steps=8))["rows"]:
-        assert row["splits"]["unseen"]["nll"] < 20  # finite, and not far from that of a guess
+# ---- what a run says
 
 
-def test_a_sample_of_a_split_is_swapped_with_the_rest_of_it(job, monkeypatch):
-    monkeypatch.setitem(train.PRESETS, "smoke", replace(TINY, evaluate=2))
-    changed(job, lambda rows: [*rows, *(rows[4]._replace(prompt=f"Q: {i}?") for i in range(400))])
-    (row,) = run(replace(job, methods="frozen"))["rows"]  # most likely the two are of one context
-    assert row["splits"]["unseen"]["n"] == row["controls"]["swapped"]["n"] == 2
+def test_training_can_be_watched_on_stderr_and_in_the_log(job, capsys):
+    run(replace(job, steps=5))
+    log = log_of(job)
+    columns = ["method", "step", "loss", "validation_loss", "learning_rate", "tokens_per_second"]
+    assert list(log[0]) == columns
+    steps = [(line["method"], line["step"]) for line in log]
+    expected = [("backbone", "2"), ("backbone", "4"), ("zhyper-diag", "2"), ("zhyper-diag", "4"), ("zhyper-diag", "5")]
+    assert steps == expected  # every two steps, and the last
+    said = capsys.readouterr().err
+    for line in log:
+        assert "  ".join(f"{name} {value}" for name, value in line.items()) in said
 
 
-# ---- what is refused
-
-BAD = [
-    ("--data poems", "unknown data set 'poems'"),
-    ("--data none.jsonl", "no file none.jsonl"),
-    ("--data tasks --contexts 16", "leave out --contexts"),
-    ("--data voices --data-path none.txt", "no file none.txt"),
-    ("--descriptions file.json", "leave out --descriptions"),
-    ("--methods zhyper", "unknown method 'zhyper'"),
-    ("--methods all,frozen", "unknown method 'all'"),
-    ("--methods frozen,,lora", "unknown method ''"),
-    ("--modules q,x", "unknown module 'x'"),
-    ("--modules q,q", "each once"),
-    ("--trunk tall", "unknown trunk 'tall'"),
-    ("--trunk=", "unknown trunk ''"),
-    ("--preset huge", "unknown preset 'huge'"),
-    ("--device tpu", "unknown device 'tpu'"),
-    ("--dtype fp8", "unknown dtype 'fp8'"),
-    ("--rank 0", "rank is 0"),
-    ("--rank 0 --methods frozen", "rank is 0"),
-    ("--modules x --methods frozen", "unknown module 'x'"),
-    ("--steps 0", "steps is 0"),
-    ("--seconds 0", "seconds is 0"),
-    ("--lr 0", "lr is 0"),
-    ("--lr nan", "lr is nan"),
-    ("--contexts 0", "contexts is 0"),
-    ("--contexts 1", "choose 2 to 16384"),
-    ("--seed 99999999999999999999", "seed is 99999999999999999999"),
-    ("--resume", "unrecognized arguments: --resume"),
-]
+def test_a_run_begins_with_what_there_is_of_each_split(job, capsys):
+    with_records(job, lambda records: records[:-1])
+    run(replace(job, methods="frozen"))
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first == "two, train: 4 records of 2 contexts"
+    assert second == "two, unseen: 3 records of 2 contexts"
 
 
-@pytest.mark.parametrize(("words", "message"), BAD, ids=[words for words, _ in BAD])
-def test_a_bad_option_is_one_line_and_leaves_earlier_results_alone(words, message, monkeypatch, capsys, tmp_path):
-    (tmp_path / "results.json").write_text("earlier")
-    words = ["--out", str(tmp_path), "--force", *words.split()]
-    code, out, err = cli(train, monkeypatch, capsys, *words)
-    assert code == 2 and out == "" and err.count("\n") == 1 and message in err
-    assert (tmp_path / "results.json").read_text() == "earlier"
+def many(records: list[Record], too_long: int) -> list[Record]:
+    """Twenty records to train on, so many of them with a description that no model here can read."""
+    train_records = records[:4] * 5
+    long = [record._replace(description="bow " * 300) for record in train_records[:too_long]]
+    return long + train_records[too_long:] + records[4:]
 
 
-def test_every_setting_is_an_option_with_help(monkeypatch, capsys):
-    code, out, _ = cli(train, monkeypatch, capsys, "-h")
-    assert code == 0 and all(f"--{f.name.replace('_', '-')}" in out for f in fields(Settings))
+def test_records_that_are_too_long_are_left_out_and_counted(job, capsys):
+    run(with_records(job, lambda records: many(records, too_long=2)))
+    assert "two, train: 2 records are left out, too long for the models\n" in capsys.readouterr().err
 
 
-LONG = [  # more than 256 tokens, or together with a description of any row
-    ({"description": "word " * 400}, "zhyper-diag", "over 256 tokens, the rest over 255"),
-    ({"prompt": "word " * 400}, "zhyper-diag", "over 256 tokens, the rest over 255"),
-    ({"answer": " word" * 400}, "frozen", "over 256 tokens, the rest over 255"),
-    ({"choices": (" bow", " word" * 400)}, "frozen", "over 256 tokens, the rest over 255"),
-    ({"prompt": "word " * 180}, "prompt", r"over 256 tokens, the rest over 1\d\d"),  # fits without a description
-]
-
-
-def with_long(change: dict, number: int):
-    """What makes rows of two cultures of which so many, of twelve in train, do not fit."""
-    return lambda rows: [rows[0]._replace(**change)] * number + (rows[:4] * 3)[number:] + rows[4:]
-
-
-@pytest.mark.parametrize(("change", "methods", "message"), LONG)
-def test_few_rows_that_do_not_fit_are_left_out_and_counted_by_split(change, methods, message, job, capsys):
-    changed(job, with_long(change, 1))
-    (row,) = run(replace(job, methods=methods))["rows"]
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert re.fullmatch(rf"left out, rows too long \(description {message}\): 1 of 12 in train", line)
-    assert row["splits"]["unseen"]["n"] == 4
-
-
-@pytest.mark.parametrize(("change", "methods", "message"), LONG)
-def test_over_a_tenth_of_a_split_that_does_not_fit_is_refused_before_training(change, methods, message, job):
-    changed(job, with_long(change, 2))
-    with pytest.raises(ValueError, match=rf"description {message}\): 2 of 12 in train: shorten them, or choose"):
-        run(replace(job, methods=methods))
-    assert not list(job.run.glob("*.*"))
-
-
-def test_a_split_of_which_nothing_fits_is_refused_before_training(job):
-    changed(job, lambda rows: [r._replace(prompt="word " * 400) if r.split == "unseen" else r for r in rows])
-    with pytest.raises(ValueError, match="rows too long .*: 4 of 4 in unseen: shorten them"):
+def test_data_of_which_a_tenth_is_too_long_is_refused_before_training(job):
+    with_records(job, lambda records: many(records, too_long=3))
+    with pytest.raises(ValueError, match="train loses 3 records that are too long"):
         run(job)
-    assert not list(job.run.glob("*.*"))
+    assert not list(job.run.glob("*.pt"))
 
 
-def test_what_was_found_to_fit_fits_in_every_control(job):
-    lengths = iter(range(200, 0, -1))
+# ---- the run folder
 
-    def longest(rows: list[Record]) -> list[Record]:
-        rows[4] = rows[4]._replace(prompt="é" * next(lengths))  # a token for each of its two bytes
-        return [*rows, *(rows[4]._replace(answer=f" {i}") for i in range(40)), *rows[6:]]
+SCRIPT = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import train
+from model import EncoderConfig, ModelConfig
+from train import Preset
+train.PRESETS["smoke"] = {TINY!r}
+train.PRETRAIN_TOKENS = 32
+"""
+HANG = """
+write_log = train.write_log
+def hang(settings, line):
+    write_log(settings, line)
+    while line["method"] == "zhyper-diag" and line["step"] == 4:
+        time.sleep(1)
+train.write_log = hang
+"""
 
-    while True:
-        try:
-            run(replace(changed(job, longest), methods="prompt"))
-            break
-        except ValueError as error:
-            assert "rows too long" in str(error)  # before training; not in an evaluation
-            assert not list(job.run.glob("*.*"))
-    assert next(lengths) < 100
+
+def words_of(job: Settings) -> list[str]:
+    words = ["--data", job.data, "--out", job.out, "--preset", "smoke", "--device", "cpu"]
+    return [*words, "--methods", job.methods, "--steps", str(job.steps)]
 
 
-@pytest.mark.parametrize(
-    ("keep", "message"),
-    [
-        (lambda row: row.split == "train", "no rows to evaluate"),
-        (lambda row: row.context == "bowers", "trains on one context only"),
-        (lambda row: row.split == "train" or row.context == "bowers", "add one to swap"),
-    ],
-)
-def test_data_that_cannot_tell_contexts_apart_is_refused_before_training(keep, message, job):
-    changed(job, lambda rows: filter(keep, rows))
+def start(job: Settings, *launcher: str, more: str = "", **environment: str) -> subprocess.Popen:
+    """A process of its own that does the job; what it prints goes to the files stdout and stderr."""
+    folder = Path(job.out).parent
+    script = folder / "tiny_train.py"
+    script.write_text(f"{SCRIPT}{more}\ntrain.main()\n", encoding="utf-8")
+    command = [sys.executable, *launcher, str(script), *words_of(job)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
+        return subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+
+
+def printed_by(job: Settings, process: subprocess.Popen) -> str:
+    """What it prints, once it has ended as it should."""
+    folder = Path(job.out).parent
+    try:
+        assert process.wait(timeout=200) == 0, (folder / "stderr").read_text(encoding="utf-8")
+    finally:
+        process.kill()
+    return (folder / "stdout").read_text(encoding="utf-8")
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_with_its_own_tokenizer(job, monkeypatch, capsys):
+    job = replace(job, steps=6)
+    process = start(job, more=HANG)  # at step 4; its last checkpoint is then that of step 2
+    log, deadline = job.run / "log.csv", time.monotonic() + 100
+    while not log.is_file() or "zhyper-diag,4," not in log.read_text(encoding="utf-8"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    tokenizer = read_torch(job.run / "backbone.pt")["tokenizer"]
+    monkeypatch.setattr(train, "train_tokenizer", lambda *_: train_tokenizer(["other texts"], 280))
+    monkeypatch.setattr(train, "pretrain", lambda *_: pytest.fail("pretrained again"))
+    row = run(job)["rows"]["zhyper-diag"]
+    assert "zhyper-diag: goes on from step 2" in capsys.readouterr().err
+    assert row["steps"] == 6
+    assert [line["step"] for line in row["curve"]] == [2, 4, 6]
+    assert Zhyper.load(job.run).tokenizer.to_str() == tokenizer
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(monkeypatch, method: str, step: int) -> None:
+    """Stop the next run when that step of that method is logged."""
+    write_log = train.write_log
+
+    def write_and_stop(settings: Settings, line: dict) -> None:
+        write_log(settings, line)
+        if (line["method"], line["step"]) == (method, step):
+            monkeypatch.setattr(train, "write_log", write_log)
+            raise Stop
+
+    monkeypatch.setattr(train, "write_log", write_and_stop)
+
+
+def test_a_stopped_pretraining_goes_on_too(job, monkeypatch, capsys):
+    stop_at(monkeypatch, "backbone", 4)
+    with pytest.raises(Stop):
+        run(job)
+    run(job)
+    said = capsys.readouterr().err
+    assert "backbone: goes on from step 2" in said
+    assert "zhyper-diag: goes on" not in said
+
+
+def test_a_finished_method_is_not_trained_twice_and_that_is_said(job, monkeypatch, capsys):
+    first = run(replace(job, methods="lora"))["rows"]["lora"]
+    rows = run(replace(job, methods="lora,frozen"))["rows"]
+    assert rows["lora"] == first
+    assert list(rows) == ["lora", "frozen"]
+    assert "lora: finished by an earlier start" in capsys.readouterr().err
+    assert len(log_of(job)) == 4  # two lines of the backbone, two of lora
+
+
+def test_a_method_that_was_edited_is_trained_anew(job, monkeypatch, capsys):
+    run(job)
+    monkeypatch.setitem(METHODS, "zhyper-diag", replace(METHODS["zhyper-diag"], lr=1e-4))
+    stop_at(monkeypatch, "zhyper-diag", 4)
+    with pytest.raises(Stop):  # the results of the older edition did not count
+        run(job)
+    monkeypatch.setitem(METHODS, "zhyper-diag", replace(METHODS["zhyper-diag"], rank=2))
+    run(job)
+    assert "goes on" not in capsys.readouterr().err
+    assert Zhyper.load(job.run).hypernetwork.config.rank == 2
+
+
+def test_results_of_other_settings_are_kept_and_what_differs_is_named(job):
+    before = run(job)
+    message = "has another seed, another rank: choose --out, or --force"
     with pytest.raises(ValueError, match=message):
-        run(job)
-    assert not list(job.run.glob("*.*"))
+        run(replace(job, seed=1, rank=2, methods="frozen"))
+    with pytest.raises(ValueError, match="has another records: "):
+        run(with_records(job, lambda records: records[:-1]))
+    with_records(job, list)
+    assert json.loads((job.run / "results.json").read_text(encoding="utf-8")) == before
+    after = run(replace(job, seed=1, rank=2, methods="frozen", force=True))
+    assert list(after["rows"]) == ["frozen"]
+    assert not (job.run / "zhyper-diag.pt").exists()
 
 
-def test_a_loss_that_is_no_number_stops_training_and_its_advice_helps(job):
-    hot = replace(job, methods="lora", steps=40, lr=1e18)
-    with pytest.raises(ValueError, match=r"lora: the loss is (nan|inf) at step \d+: lower the rate, 1e"):
-        run(hot)
-    assert run(replace(hot, lr=1e-3, force=True))["rows"][0]["steps"] == 40
+def test_each_data_set_and_preset_has_a_folder_of_its_own():
+    assert Settings().run == Path("out/cultures-default")
+    assert Settings(data="folder/mine.jsonl", preset="smoke").run == Path("out/mine-smoke")
 
 
-def test_the_same_seed_gives_the_same_results_and_another_gives_others(job, tmp_path):
-    def scores(seed: int, name: str) -> dict:
-        (row,) = run(replace(job, seed=seed, out=str(tmp_path / name)))["rows"]
-        return row["splits"], row["controls"], row["losses"]
+# ---- several processes
 
-    assert scores(0, "first") == scores(0, "second") != scores(1, "third")
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs Linux or macOS")
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without it")
+def test_two_processes_of_torchrun_train_one_system_and_print_one_table(job):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = printed_by(job, start(job, *launcher, CUDA_VISIBLE_DEVICES=""))
+    assert printed.count("| unseen |") == 1
+    steps = [(line["method"], line["step"]) for line in log_of(job)]
+    assert steps == [("backbone", "2"), ("backbone", "4"), ("zhyper-diag", "2"), ("zhyper-diag", "4")]
+
+
+def test_a_variable_rank_of_a_cluster_does_not_make_it_a_process_among_others(job):
+    printed = printed_by(job, start(job, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1"))
+    assert printed.startswith("| accuracy | zhyper-diag |\n")
+
+
+# ---- the command line, and what is refused
+
+
+def cli(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line, in this process."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    code = 0
+    try:
+        train.main()
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def test_the_command_line_trains_and_prints_the_table(job, monkeypatch, capsys):
+    code, printed, said = cli(monkeypatch, capsys, *words_of(job))
+    assert code == 0, said
+    results = json.loads((job.run / "results.json").read_text(encoding="utf-8"))
+    assert printed.startswith(table(results))
+    assert printed.rstrip().endswith(job.out)  # where the run is
+
+
+def test_the_help_names_every_option(monkeypatch, capsys):
+    code, printed, _ = cli(monkeypatch, capsys, "--help")
+    assert code == 0
+    for option in fields(Settings):
+        assert f"--{option.name.replace('_', '-')} " in printed
+
+
+BAD = {  # a bad command line: a part of what its last line says
+    "--data poems": "unknown data set 'poems'",
+    "--data none.jsonl": "no file none.jsonl",
+    "--data tasks --contexts 16": "leave out --contexts",
+    "--data cultures --contexts 1": "choose 2 to",
+    "--descriptions file.json": "leave out",
+    "--methods frozen,,lora": "unknown method ''",
+    "--modules q,x": "unknown module 'x'",
+    "--trunk tall": "unknown trunk 'tall'",
+    "--preset huge": "unknown preset 'huge'",
+    "--dtype fp8": "unknown dtype 'fp8'",
+    "--device tpu": "tpu",
+    "--rank two": "invalid int value: 'two'",
+    "--rank 0": "rank is 0",
+    "--steps 0": "steps",
+    "--lowest-layer 9": "no layer 9 in 2",
+    "--lowest-layer -1": "layer",
+    "--encoder none": "no folder or model none",
+    "--resume": "unrecognized arguments: --resume",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_a_bad_option_is_one_line_and_exit_code_2(words, job, monkeypatch, capsys):
+    code, printed, said = cli(monkeypatch, capsys, *words_of(job), *words.split())
+    assert (code, printed) == (2, "")
+    last = said.splitlines()[-1]
+    assert last.startswith("train.py: error: ")
+    assert BAD[words] in last
+
+
+def test_a_mistake_beside_force_leaves_earlier_results_alone(job, monkeypatch, capsys):
+    before = run(job)
+    code, *_ = cli(monkeypatch, capsys, *words_of(job), "--force", "--modules", "x")
+    assert code == 2
+    assert run(job) == before
+
+
+def test_the_first_bad_line_of_a_jsonl_file_is_named(job, monkeypatch, capsys):
+    with open(job.data, "a", encoding="utf-8") as file:
+        file.write('\n{"context": "nobody"}\nnor is this JSON\n')
+    code, _, said = cli(monkeypatch, capsys, *words_of(job))
+    assert code == 2
+    assert said.splitlines()[-1].startswith(f"train.py: error: {job.data}, line 9: 'description' is")
+
+
+def test_a_loss_that_is_no_number_stops_training(job):
+    with pytest.raises(ValueError, match=r"zhyper-diag: the loss is (nan|inf) before step \d: lower --lr"):
+        run(replace(job, lr=1e18))

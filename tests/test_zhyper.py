@@ -1,275 +1,512 @@
-"""The assembled system: from a description to an answer, files, and the command line."""
+"""The assembled system: from a description to an answer, an adapter of its own, files, and the command line."""
 
+import json
 import os
 import re
-import select
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import KINDS, ROOT, TEXTS, build_system, cli, tiny_config
+from conftest import BACKBONE, KINDS, TEXTS, build_system
+from test_hyper import GeneratedB
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import train
 import zhyper
-from data._files import fingerprint
-from data._prompting import BARE, PLAIN
-from hyper import TRUNKS
-from model import GPT
+from data import cultures, read_jsonl
+from data.tokenizer import encode_open, train_tokenizer
+from hyper import HYPERNETWORKS
+from model import GPT, MODULES, Encoder
 from zhyper import Zhyper
 
 PROMPTS = ["Q: what now?\nA:", "people", "the taxes are cut and"]
-READERS = [kind for kind in KINDS if kind != "lora"]  # they make an adapter from a text
+ANSWERS = [" bow low", " sing", " raised a tune"]
+READERS = [kind for kind in KINDS if HYPERNETWORKS[kind].reads_text]  # they make an adapter from a text
 
 
-@pytest.fixture(params=READERS)
+class SharedA(GeneratedB):
+    """A reader's own hypernetwork: only B is generated, and one A serves all texts and all layers."""
+
+    def forward(self, c):
+        adapter = super().forward(c)
+        return {site: replace(update, A=self.A[site[1]][0]) for site, update in adapter.items()}
+
+
+@pytest.fixture(autouse=True)
+def shared_a(monkeypatch):
+    monkeypatch.setitem(HYPERNETWORKS, "shared-a", SharedA)
+
+
+@pytest.fixture(params=[*READERS, "shared-a"])
 def reader(request) -> Zhyper:
     return build_system(request.param)
 
 
 def some_ids(rows: int) -> torch.Tensor:
-    return torch.randint(2, 200, (rows, 9))
+    return torch.randint(2, 200, (rows, 9), generator=torch.Generator().manual_seed(0))
 
 
-def save(system: Zhyper, run: Path, method: str = "zhyper-diag") -> list[str]:
-    """Write a run folder; returns the options of the command line that name it."""
-    system.save_backbone(run)
-    system.save(run, method)
-    return ["--run", str(run), "--method", method]
+def logits_of(system: Zhyper, ids: torch.Tensor, descriptions) -> torch.Tensor:
+    with torch.no_grad():
+        return system.backbone(ids, system.adapt(descriptions))
 
 
 # ---- from a text to an adapter
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_step_0_is_the_frozen_model_bit_for_bit(kind, trunk):
-    system, ids = build_system(kind), some_ids(4)
-    system.hypernetwork = system.new_hypernetwork(tiny_config(kind, trunk=trunk), system.encoder).eval()
-    assert torch.equal(system.backbone(ids), system.backbone(ids, system.adapt(TEXTS[:4])))
-
-
-def test_contexts_in_a_batch_are_each_as_alone_and_none_is_the_frozen_model_bit_for_bit(system):
+def test_contexts_in_one_batch_are_each_as_alone_and_none_is_the_frozen_model(system):
     system.double()
     ids, texts = some_ids(5), [TEXTS[2], TEXTS[0], None, TEXTS[0], TEXTS[3]]
-    together, frozen = system.backbone(ids, system.adapt(texts)), system.backbone(ids)
-    for row, text in enumerate(texts):
-        alone = system.backbone(ids[row : row + 1], system.adapt([text]))[0]
-        assert torch.allclose(together[row], alone, atol=1e-10)
-        assert torch.equal(together[row], frozen[row]) == (text is None)
+    together = logits_of(system, ids, texts)
+    frozen = logits_of(system, ids, None)
+    for i, text in enumerate(texts):
+        alone = logits_of(system, ids[i : i + 1], [text])[0]
+        assert torch.allclose(together[i], alone, atol=1e-9)
+        assert torch.allclose(together[i], frozen[i], atol=1e-3) == (text is None)
+    update = system.adapt(texts)[1, "q"]
+    x = torch.randn(5, 3, BACKBONE.width).double()
+    assert not update(x)[2].any()  # exactly nothing is added for None
+    assert update(x)[[0, 1, 3, 4]].all()
     assert system.adapt(None) == system.adapt([None, None]) == {}
 
 
 def test_embeddings_serve_in_place_of_texts_and_so_does_a_point_between_two(reader):
     c, ids = reader.embed(TEXTS[:2]), some_ids(1).expand(2, -1)
-    ends = reader.backbone(ids, reader.adapt(TEXTS[:2]))
-    assert torch.equal(reader.backbone(ids, reader.adapt(c)), ends)
-    between = reader.adapt(torch.lerp(c[:1], c[1:], 0.1))
-    near, far = (reader.backbone(ids[:1], between) - ends).norm(dim=(1, 2))
-    assert 0.01 < near < far
+    ends = logits_of(reader, ids, TEXTS[:2])
+    assert torch.allclose(logits_of(reader, ids, c), ends, atol=1e-5)
+    between = logits_of(reader, ids[:1], torch.lerp(c[:1], c[1:], 0.01))
+    near, far = (between - ends).norm(dim=(1, 2))
+    assert 1e-4 < near < far
     assert reader.generate(PROMPTS[:2], c, 8) == reader.generate(PROMPTS[:2], TEXTS[:2], 8)
 
 
-def test_a_special_token_typed_by_a_user_is_plain_text():
-    assert min(build_system("lora").ids(["the <eos> of <pad>"], "prompt")[0]) > 1
+def test_a_special_token_that_a_user_types_is_mere_text(tmp_path):
+    system = build_system("zhyper-diag")
+    system.save(tmp_path / "x.pt")
+    for one in (system, Zhyper.load(tmp_path, "x")):
+        one.description_in_prompt = True
+        rows = one.encode_rows(["the <eos> of <pad>"], [" <eos>"], ["people <eos> bow"])
+        assert rows.ids.min() > 1
+        assert rows.targets[0, -1] == 1 and 1 not in rows.targets[0, :-1]
+        assert not torch.allclose(*one.embed(["people bow", "people <eos> bow"]))
 
 
-# ---- from an adapter to answers
+def test_what_was_embedded_before_a_move_does_not_stay_behind():
+    system = build_system("zhyper-diag")
+    system.encoder_frozen = True
+    before = system.embed(TEXTS[:2]).detach()
+    system.to(torch.bfloat16)
+    c = system.embed(TEXTS[:3])
+    assert c.dtype == torch.bfloat16
+    assert torch.allclose(c[:2].float(), before, atol=0.1)
+    assert system.score(PROMPTS, ANSWERS, TEXTS[:3])[0].isfinite().all()
+    system.to("meta")  # a device that every machine has
+    assert system.embed(TEXTS[:4]).device.type == "meta"
 
 
-@torch.no_grad()
-def test_many_rows_are_each_scored_as_alone_in_their_order(system):
-    prompts = [" ".join(["Q: what"] * (1 + i * 7 % 5)) for i in range(70)]
-    answers = [f" bow {'low ' * (i % 3)}" for i in range(70)]
-    texts = [[*TEXTS, None][i % 6] for i in range(70)]
-    loss, count, exact = system.score(prompts, answers, texts)
-    for i in range(70):
-        alone = system.score(prompts[i : i + 1], answers[i : i + 1], texts[i : i + 1])
-        assert loss[i] == pytest.approx(alone[0].item(), rel=1e-4)
-        assert (count[i], exact[i]) == (alone[1], alone[2])
-    assert len(set(loss.tolist())) > 5
+# ---- from an adapter to a loss
 
 
 @torch.no_grad()
 def test_the_loss_is_that_of_the_answer_and_its_end_and_of_nothing_else(system):
-    (prompt,), (answer,) = system.ids(PROMPTS[:1], "prompt"), system.ids([" bow low"], "answer")
-    logits = system.backbone(torch.tensor([prompt + answer]), system.adapt(TEXTS[:1]))[0]
-    target = [*answer, system.backbone.config.eos]
-    p = logits.log_softmax(-1)[len(prompt) - 1 :][range(len(target)), target]
-    loss, count, exact = system.score(PROMPTS[:1], [" bow low"], TEXTS[:1])
-    assert loss.item() == pytest.approx(-p.sum().item(), rel=1e-5)
-    assert (count.item(), exact.item()) == (len(target), False)
+    (prompt,), (both,) = (encode_open(system.tokenizer, [text], "") for text in (PROMPTS[0], PROMPTS[0] + ANSWERS[0]))
+    logits = system.backbone(torch.tensor([both]), system.adapt(TEXTS[:1]))[0]
+    expected = 0.0
+    for place in range(len(prompt), len(both)):
+        expected -= logits[place - 1].log_softmax(-1)[both[place]].item()
+    expected -= logits[-1].log_softmax(-1)[1].item()  # <eos>
+    loss, tokens, _ = system.score(PROMPTS[:1], ANSWERS[:1], TEXTS[:1])
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert tokens.item() == len(both) - len(prompt) + 1
+
+
+@torch.no_grad()
+def test_rows_of_different_lengths_are_each_scored_as_alone_in_their_order(system):
+    prompts = ["Q: what" + " now" * (i * 7 % 5) for i in range(12)]
+    answers = [" bow" + " low" * (i % 3) for i in range(12)]
+    texts = [*TEXTS, None] * 2
+    together = system.score(prompts, answers, texts)
+    for i in range(12):
+        alone = system.score(prompts[i : i + 1], answers[i : i + 1], texts[i : i + 1])
+        assert [x[i].item() for x in together] == pytest.approx([x.item() for x in alone], rel=1e-3)
 
 
 def test_an_answer_is_exact_just_when_generation_writes_it(trained):
     system, data, _ = trained
-    rows = data.split("unseen")
-    prompts, texts = [row.prompt for row in rows], [row.description for row in rows]
-    written, right = system.generate(prompts, texts), [row.answer for row in rows]
+    records = data.split("unseen")
+    prompts = [record.prompt for record in records]
+    texts = [record.description for record in records]
+    right = [record.answer for record in records]
+    written = system.generate(prompts, texts)
     assert written == right
     for answers in (right, right[::-1], [answer + " bow" for answer in right]):
         exact = system.score(prompts, answers, texts)[2].tolist()
-        assert exact == [a == w for a, w in zip(answers, written, strict=True)]
+        assert exact == [answer == text for answer, text in zip(answers, written, strict=True)]
+
+
+def test_a_description_in_the_prompt_is_read_there_in_place_of_or_beside_an_adapter():
+    system = build_system("lora")
+    system.description_in_prompt = True
+    told = system.score(PROMPTS[:2], ANSWERS[:2], ["the taxes", None])[0]
+    by_hand = Zhyper(system.tokenizer, system.backbone, hypernetwork=system.hypernetwork)
+    expected = by_hand.score(["the taxes\n" + PROMPTS[0], PROMPTS[1]], ANSWERS[:2], ["the taxes", None])[0]
+    assert torch.allclose(told, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("texts", [[], TEXTS[:2]])
+def test_there_must_be_one_description_for_each_prompt(texts):
+    system = build_system("lora")
+    with pytest.raises(ValueError, match=r"^3 prompts, \d descriptions: give one for each$"):
+        system.generate(PROMPTS, texts)
+    with pytest.raises(ValueError, match="give one for each"):
+        system.score(PROMPTS, ANSWERS, texts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kept_states_give_the_same_step_and_nothing_below_the_lowest_layer_is_computed_in_it(kind):
+    system = build_system(kind, lowest_layer=1).train()
+    rows, texts = system.encode_rows(PROMPTS, ANSWERS, TEXTS[:3]), TEXTS[:3]
+    computed = []
+    for layer, block in enumerate(system.backbone.layers):
+        block.register_forward_hook(lambda *_, layer=layer: computed.append(layer))
+
+    def step(rows, texts) -> list[torch.Tensor]:
+        system.zero_grad()
+        loss, tokens, _ = system(rows, texts)
+        loss.sum().backward()
+        return [loss.detach(), tokens, *(weight.grad for weight in system.hypernetwork.parameters())]
+
+    expected = step(rows, texts)
+    kept = system.with_states(rows)
+    computed.clear()
+    found = step(kept, texts)
+    assert computed == [1]
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(found, expected, strict=True))
+    assert expected[-1].abs().max() > 1e-3
+    some = step(kept.take([2, 0, 0]), [texts[2], texts[1], texts[0]])[0]
+    assert torch.allclose(some[[0, 2]], expected[0][[2, 0]], rtol=1e-3)  # others beside them, and another length
+    assert (some[1] - some[2]).abs() > 1e-3 or kind == "lora"  # the same row under another text
+
+
+def test_a_bf16_backbone_computes_nearly_the_same_and_what_is_trained_stays_fp32(reader, tmp_path):
+    for name, weight in reader.hypernetwork.named_parameters():
+        if name.startswith(("B.", "heads.")):  # an update of the size that training gives it
+            weight.data *= 0.1
+    expected = logits_of(reader, some_ids(3), TEXTS[:3])
+    reader.backbone.to(torch.bfloat16)
+    found = logits_of(reader, some_ids(3), TEXTS[:3])
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().mean() < 0.05 * expected.std()
+    optimizer = torch.optim.AdamW(train.parameter_groups(reader.train(), lr=1e-3))
+    reader.score(PROMPTS, ANSWERS, TEXTS[:3])[0].sum().backward()
+    optimizer.step()
+    for part in (reader.encoder, reader.hypernetwork):
+        assert {(weight.dtype, weight.grad.dtype) for weight in part.parameters()} == {(torch.float32,) * 2}
+    reader.save(tmp_path / "x.pt")
+    again = Zhyper.load(tmp_path, "x")
+    assert again.backbone.embed_tokens.weight.dtype == torch.bfloat16
+    assert again.encoder.word.weight.dtype == torch.float32
+
+
+# ---- from an adapter to an answer
 
 
 def read_again(system: Zhyper, prompt: str, text: str | None, most: int) -> list[int]:
-    """Greedy generation without a cache: every token from all that is before it."""
-    (row,) = system.ids([prompt], "prompt")
+    """Greedy generation without a cache: every token from all that stands before it."""
+    (row,) = encode_open(system.tokenizer, [prompt], "prompt")
     start, config = len(row), system.backbone.config
     while len(row) < min(start + most, config.block_size):
-        token = system.backbone(torch.tensor([row]), system.adapt([text]))[0, -1].argmax().item()
-        if token == config.eos:
+        token = logits_of(system, torch.tensor([row]), [text])[0, -1].argmax().item()
+        if token in config.eos:
             break
         row = [*row, token]
     return row[start:]
 
 
-def test_generation_is_reading_everything_again_row_by_row(system):
+def spell(system: Zhyper, tokens: list[list[int]]) -> list[str]:
+    return [system.tokenizer.decode(row) for row in tokens]
+
+
+def test_generation_is_reading_everything_again_row_by_row_until_either_end_token(system):
     system.double()
     prompts, texts = [*PROMPTS, PROMPTS[0]], [TEXTS[2], TEXTS[0], TEXTS[1], None]
     pairs = list(zip(prompts, texts, strict=True))
-    ends = read_again(system, *pairs[0], 12)[3]  # a token that is written, so that a row ends early
+    endless = [read_again(system, *pair, 9) for pair in pairs]
+    ends = (1, endless[0][3], endless[2][5])  # tokens that two rows do write
     system.backbone.config = replace(system.backbone.config, eos=ends)
-    expected = [read_again(system, *pair, 12) for pair in pairs]
-    assert system.generate(prompts, texts, 12) == [system.tokenizer.decode(row) for row in expected]
-    assert len(expected[0]) <= 3 and max(map(len, expected)) == 12
-    assert len(set(map(tuple, expected))) == 4
+    expected = [read_again(system, *pair, 9) for pair in pairs]
+    assert len(expected[0]) <= 3 and len(expected[2]) <= 5
+    assert system.generate(prompts, texts, 9) == spell(system, expected)
+    system.backbone.config = replace(system.backbone.config, eos=(1,))
+    assert system.generate(prompts, texts, 9) == spell(system, endless)
+    assert len(set(map(tuple, endless))) == 4
 
 
-def test_a_short_prompt_is_not_cut_off_because_a_long_one_stands_beside_it():
-    system = build_system("zhyper-diag")
-    prompts = ["people", "bow " * 62, "bow " * 60]
-    lengths = [len(row) for row in system.ids(prompts, "prompt")]
+def test_a_row_ends_when_it_is_full_and_a_shorter_one_beside_it_goes_on():
+    system = build_system("zhyper-diag").double()
+    prompts = ["people", " bow" * 63, " bow" * 61]
     expected = [read_again(system, prompt, TEXTS[0], 20) for prompt in prompts]
-    assert lengths[1] == 63 and [len(row) for row in expected] == [20, 1, 3]
-    written = system.generate(prompts, TEXTS[:1] * 3, 20)
-    assert written == [system.tokenizer.decode(row) for row in expected]
+    assert [len(row) for row in expected] == [20, 1, 3]  # 64 tokens is all that it reads
+    assert system.generate(prompts, TEXTS[:1] * 3, 20) == spell(system, expected)
+    with pytest.raises(ValueError, match="64 tokens long, of at most 63"):
+        system.generate([" bow" * 64])
 
 
 def test_the_same_seed_draws_the_same_answers_and_another_seed_others():
     system = build_system("zhyper-diag")
     options = {"descriptions": TEXTS[:3], "max_new_tokens": 12, "temperature": 2.0}
-    first, again, other = (system.generate(PROMPTS, **options, seed=s) for s in (1, 1, 2))
+    first, again, other = (system.generate(PROMPTS, **options, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
-    assert system.generate(PROMPTS, **options, top_k=1) == system.generate(PROMPTS, TEXTS[:3], 12)
-
-
-def test_a_description_in_the_prompt_is_read_there():
-    system = build_system("lora")
-    system = Zhyper(system.tokenizer, system.backbone, prompting=PLAIN)
-    expected = system.ids(["the taxes\npeople", "people"], "prompt")
-    assert system.prompt_ids(["people", "people"], ["the taxes", None]) == expected
-    assert system.prompt_ids(["people", "people"], None) == [expected[1]] * 2
-    with pytest.raises(ValueError, match="give texts"):
-        system.prompt_ids(["people"], torch.zeros(1, 32))
-
-
-@pytest.mark.parametrize("prompts, texts", [([], None), ([], []), (PROMPTS, TEXTS[:2])])
-def test_counts_that_differ_and_no_prompt_at_all_are_refused_in_one_line(prompts, texts):
-    system, message = build_system("lora"), r"^\d prompts, \d descriptions: give one for each$"
-    with pytest.raises(ValueError, match=message):
-        system.generate(prompts, texts)
-    with pytest.raises(ValueError, match=message):
-        system.score(prompts, prompts, texts)
+    assert system.generate(PROMPTS, TEXTS[:3], 12) not in (first, other)
 
 
 # ---- one description's adapter, taken away
 
 
 def test_a_merged_model_is_a_plain_gpt_with_the_logits_of_the_adapted_one(reader):
-    ids, before = some_ids(1), fingerprint(reader.backbone)
-    adapted, merged = reader.backbone(ids, reader.adapt(TEXTS[:1])), reader.merge(TEXTS[0])
+    ids = some_ids(2)
+    frozen, adapted = logits_of(reader, ids, None), logits_of(reader, ids, TEXTS[:1] * 2)
+    merged = reader.merge(TEXTS[0])
     assert type(merged) is GPT
-    assert torch.allclose(merged(ids), adapted, atol=1e-5)
-    assert not torch.allclose(reader.backbone(ids), adapted, atol=1e-3)
-    assert fingerprint(reader.backbone) == before
+    assert torch.allclose(merged(ids), adapted, atol=1e-4)
+    assert not torch.allclose(frozen, adapted, atol=1e-2)
+    assert torch.allclose(logits_of(reader, ids, None), frozen, atol=1e-5)  # it is as it was
+    norms = reader.relative_norms(reader.adapter_of(TEXTS[0]))
+    assert set(norms) == {(layer, module) for layer in range(2) for module in "qkvo"}
+    for site, norm in norms.items():
+        weight, moved = reader.backbone.linear(*site).weight, merged.linear(*site).weight
+        assert norm == pytest.approx(((moved - weight).norm() / weight.norm()).item(), rel=1e-3)
+
+
+def test_a_backbone_that_was_compiled_is_merged_and_saved_like_any_other(tmp_path):
+    system, ids = build_system("zhyper-diag"), some_ids(2)
+    adapted = logits_of(system, ids, TEXTS[:1] * 2)
+    system.backbone.compile(backend="eager")
+    system.backbone(ids)
+    assert torch.allclose(system.merge(TEXTS[0])(ids), adapted, atol=1e-4)
+    system.backbone = torch.compile(system.backbone, backend="eager")
+    assert torch.allclose(system.merge(TEXTS[0])(ids), adapted, atol=1e-4)
+    system.save(tmp_path / "x.pt")
+    assert torch.allclose(logits_of(Zhyper.load(tmp_path, "x"), ids, TEXTS[:1] * 2), adapted, atol=1e-4)
 
 
 def test_what_makes_no_adapter_from_a_text_refuses_to_merge_and_to_export(tmp_path):
-    whole = build_system("zhyper-diag")
-    bare = Zhyper(whole.tokenizer, whole.backbone)
-    in_prompt = Zhyper(whole.tokenizer, whole.backbone, whole.encoder, whole.hypernetwork, PLAIN)
-    for system in (build_system("lora"), in_prompt, bare):
-        for take in (system.merge, lambda text, s=system: s.export(text, str(tmp_path / "x"))):
-            with pytest.raises(ValueError, match="generates no adapter from a text: choose one"):
+    system = build_system("lora")
+    for one in (system, Zhyper(system.tokenizer, system.backbone)):
+        for take in (one.merge, one.adapter_of, lambda text, one=one: one.export(text, str(tmp_path / "x"), base="y")):
+            with pytest.raises(ValueError, match="generates no adapter from a text"):
                 take(TEXTS[0])
     assert not (tmp_path / "x").exists()
+
+
+def test_an_exported_folder_is_complete_and_holds_the_updates(reader, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    reader.export(TEXTS[0], str(tmp_path / "to"), base="somebody/model")
+    config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "somebody/model"
+    assert (config["r"], repr(config["lora_alpha"])) == (4, "8")  # a whole number, not 8.0
+    tensors = safetensors.load_file(tmp_path / "to" / "adapter_model.safetensors")
+    adapter = reader.adapter_of(TEXTS[0])
+    assert len(tensors) == 2 * len(adapter)
+    for (layer, module), update in adapter.items():
+        name = f"base_model.model.model.layers.{layer}.self_attn.{module}_proj"
+        A, B = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        assert (len(A), B.shape[1]) == (4, 4)
+        assert torch.allclose(8 / 4 * B @ A, update.delta(), atol=1e-5)
+
+
+def test_an_export_needs_a_name_for_the_frozen_model_and_a_new_folder(tmp_path):
+    pytest.importorskip("safetensors")
+    system, to = build_system("zhyper-diag"), str(tmp_path / "to")
+    for base in (None, ""):
+        with pytest.raises(ValueError, match="--backbone FOLDER .* --base"):
+            system.export(TEXTS[0], to, base=base)
+    assert not os.listdir(tmp_path)
+    system.export(TEXTS[0], to, base="somebody/model")
+    before = (tmp_path / "to" / "adapter_model.safetensors").read_bytes()
+    for folders in ((to, str(tmp_path / "new")), (str(tmp_path / "new"), to)):
+        with pytest.raises(ValueError, match="to exists: choose another folder"):
+            system.export(TEXTS[1], *folders)
+    assert os.listdir(tmp_path) == ["to"]
+    assert (tmp_path / "to" / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", [*READERS, "shared-a"])
+def test_peft_loads_an_export_from_another_working_directory_and_has_our_logits(kind, tmp_path, monkeypatch):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    upper = kind == "zhyper-square"  # the other settings of an export, with one of the kinds
+    system = build_system(kind, lowest_layer=int(upper), modules=MODULES if upper else ("q", "v"))
+    sizes = replace(system.backbone.config, tied=not upper, theta=500.0)
+    system.backbone = GPT(sizes).requires_grad_(False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    system.export(TEXTS[0], "adapter", backbone="frozen")
+    monkeypatch.chdir(tmp_path)
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(os.path.join("here", "adapter")).eval()
+    ids = some_ids(2)
+    adapted, frozen = logits_of(system, ids, TEXTS[:1] * 2), logits_of(system, ids, None)
+    with torch.no_grad():
+        assert torch.allclose(theirs(ids).logits, adapted, atol=1e-4)
+        with theirs.disable_adapter():
+            assert torch.allclose(theirs(ids).logits, frozen, atol=1e-4)
+    assert not torch.allclose(adapted, frozen, atol=1e-2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(os.path.join("here", "frozen"))
+    assert tokenizer(TEXTS)["input_ids"] == encode_open(system.tokenizer, TEXTS, "text")
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, theirs.config.eos_token_id) == (0, 1, 1)
 
 
 # ---- files
 
 
-def test_what_is_saved_is_what_is_loaded(system, tmp_path):
-    prompting = PLAIN if system.encoder is None else BARE
-    system = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, prompting, "Q: {}\nA:")
-    save(system, tmp_path, "mine")
-    again, ids = Zhyper.load(tmp_path, "mine"), some_ids(3)
-    logits, same = (s.backbone(ids, s.adapt(TEXTS[:3])) for s in (system, again))
-    assert torch.equal(logits, same) and again.ids(TEXTS, "text") == system.ids(TEXTS, "text")
-    assert (again.template, again.prompting, again.in_prompt) == ("Q: {}\nA:", prompting, prompting == PLAIN)
-    assert not any(weight.requires_grad for weight in again.backbone.parameters())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["backbone.pt", "mine.pt"]
+@pytest.mark.parametrize("kind", [*KINDS, "shared-a", None])
+def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
+    system = build_system(kind or "lora")
+    if kind is None:
+        system.hypernetwork = None
+    system.encoder_tokenizer = train_tokenizer([*TEXTS, "people greet"], 290)
+    system.encoder_frozen, system.description_in_prompt = kind == "t2l", kind in ("lora", None)
+    system.template = "Q: {}\nA:"
+    system.backbone.config = replace(system.backbone.config, eos=(1, 7))
+    system.save(tmp_path / "mine.pt")
+    system.save(tmp_path / "mine.pt")  # in place of the first
+    assert os.listdir(tmp_path) == ["mine.pt"]
+    again = Zhyper.load(str(tmp_path), "mine", device="cpu")
+    with torch.no_grad():
+        expected, found = (one.score(PROMPTS, ANSWERS, TEXTS[:3])[0] for one in (system, again))
+    assert torch.allclose(found, expected, rtol=1e-4)
+    for name in ("template", "description_in_prompt", "encoder_frozen"):
+        assert getattr(again, name) == getattr(system, name)
+    assert again.backbone.config == system.backbone.config
+    assert not any(weight.requires_grad for weight in again.parameters())
+    assert Zhyper.load(tmp_path, "mine", device="meta").device.type == "meta"
 
 
-def test_a_hypernetwork_refuses_another_backbone_with_both_hashes(tmp_path):
-    system, other = build_system("zhyper-diag"), build_system("zhyper-diag", seed=1)
-    save(system, tmp_path)
-    other.save_backbone(tmp_path)
-    hashes = f"{fingerprint(system.backbone)}.*here is.*{fingerprint(other.backbone)}"
-    with pytest.raises(ValueError, match=f"zhyper-diag.pt is of no use .*{hashes}"):
+class Bomb:
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def test_no_code_from_a_file_is_run_and_a_damaged_or_missing_file_is_named(tmp_path):
+    path = tmp_path / "zhyper-diag.pt"
+    torch.save({"tokenizer": Bomb(tmp_path / "mark")}, path)
+    with pytest.raises(ValueError, match=r"zhyper-diag\.pt is damaged"):
         Zhyper.load(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["backbone.pt", "zhyper-diag.pt"])
-def test_a_missing_or_damaged_file_is_named_with_what_mends_it(name, tmp_path):
-    save(build_system("zhyper-diag"), tmp_path)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-99])
-    with pytest.raises(ValueError, match=rf"^.*{name} is of no use .*train\.py.*$"):
+    assert not (tmp_path / "mark").exists()
+    build_system("zhyper-diag").save(path)
+    path.write_bytes(path.read_bytes()[:-999])
+    with pytest.raises(ValueError, match=r"zhyper-diag\.pt is damaged"):
         Zhyper.load(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"^no file .*{name}: .*train\.py.*$"):
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no file .*zhyper-diag\.pt: python train\.py makes it"):
         Zhyper.load(tmp_path)
 
 
 # ---- the command line
 
 
-def test_generate_prints_the_frozen_and_the_adapted_answer(trained, monkeypatch, capsys, tmp_path):
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command; returns its exit code, what it printed, and its errors. Keys are pressed as `typed` says."""
+
+    def run(*arguments, typed=(), end=EOFError) -> tuple[int, str, str]:
+        lines = iter(typed)
+
+        def read_line(_) -> str:
+            for line in lines:
+                return line
+            raise end
+
+        monkeypatch.setattr("builtins.input", read_line)
+        monkeypatch.setattr(sys, "argv", ["zhyper.py", *map(str, arguments)])
+        code = 0
+        try:
+            zhyper.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def saved(trained, tmp_path) -> list[str]:
+    """The options that name a run folder with the trained system."""
+    trained[0].save(tmp_path / "mine.pt")
+    return ["--run", str(tmp_path), "--method", "mine"]
+
+
+def test_generate_prints_the_frozen_and_the_adapted_answer_and_wraps_no_prompt_twice(trained, saved, cli):
     system, data, _ = trained
-    sing, run = data.split("train")[2], save(system, tmp_path)
-    words = ["--description", sing.description, "--prompt"]
-    frozen = system.generate([sing.prompt])[0]
-    for prompt in ("how do they greet?", sing.prompt.replace("\n", "\\n")):
-        code, out, err = cli(zhyper, monkeypatch, capsys, "generate", *run, *words, prompt)
-        assert (code, out, err) == (0, f"frozen:  {frozen}\nadapted:  sing\n", "")
+    sing = data.split("train")[2]
+    (frozen,) = system.generate([sing.prompt])
+    for prompt in ("how do they greet?", sing.prompt, sing.prompt.replace("\n", "\\n")):
+        words = ["--description", sing.description, "--prompt", prompt, "--device", "cpu"]
+        assert cli("generate", *saved, *words) == (0, f"frozen:  {frozen}\nadapted:  sing\n", "")
+
+
+@pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
+def test_a_conversation_goes_on_after_a_mistake_under_the_description_before_it(end, trained, saved, cli):
+    system, data, _ = trained
+    bow, sing = (data.split("train")[i].description for i in (0, 2))
+    (frozen,) = system.generate([data.records[0].prompt])
+    ask, described = "how do they greet?", f"frozen:  {frozen}\nadapted: "
+    largest = max(system.relative_norms(system.adapter_of(bow)).values())
+    typed = [ask, f"/describe {bow}", ask, f"/describe {sing}", "/describe", "/describe " + "bow " * 999]
+    typed += ["what? " * 999, "/fly", "", ask, "Q: how do they greet?\\nA:"]
+    code, out, _ = cli("chat", *saved, typed=typed, end=end)
+    assert code == 0
+    expected = [described + frozen, f"8 sites, at most {largest:.3f}", described + " bow", "8 sites, at most"]
+    expected += ["error: the description is empty", "long, of at most", "long, of at most"]
+    expected += ["/help: this", "/help: this", described + " sing", described + " sing"]
+    place = len(zhyper.USAGE)
+    for part in expected:  # in this order
+        assert part in out[place:], part
+        place = out.index(part, place) + len(part)
+    assert cli("chat", *saved, typed=["/quit", ask])[1].count("\n") == 1
+
+
+def test_ones_own_records_are_asked_in_chat_in_their_prompt_form(trained, tmp_path, cli, monkeypatch, capsys):
+    system, data, _ = trained
+    path = tmp_path / "mine.jsonl"
+    monkeypatch.setattr(sys, "argv", ["cultures", str(path), "--rows", "20"])
+    cultures.main()
+    exported = read_jsonl(path)
+    assert exported.template == "Q: {}\nA:"
+    mine = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, template=exported.template)
+    mine.save(tmp_path / "mine.pt")
+    typed = [f"/describe {data.records[0].description}", "how do they greet?"]
+    assert "adapted:  bow\n" in cli("chat", "--run", tmp_path, "--method", "mine", typed=typed)[1]
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_explain_names_every_stage_with_the_numbers_of_the_model(kind, monkeypatch, capsys, tmp_path):
+def test_explain_shows_the_numbers_of_the_model(kind, cli, tmp_path):
     system = build_system(kind)
-    words = [*save(system, tmp_path, kind), "--description", TEXTS[0], "--prompt", "people"]
-    code, out, _ = cli(zhyper, monkeypatch, capsys, "explain", *words)
-    lines, c, adapter = out.splitlines(), system.embed(TEXTS[:1]), system.adapt(TEXTS[:1])
-    first, feature = adapter[0, "q"], system.hypernetwork.trunk(c)
-    stages = {"tokens": (torch.zeros(1, 3), 1), "c": (c, 1), "feature": (feature, 1)}
-    stages |= {name: (getattr(first, name), 8) for name in (("A", "B") if kind == "t2l" else "z")}
-    assert code == 0 and "people| bow| low" in lines[0]
-    for line, (name, (numbers, sites)) in zip(lines, stages.items(), strict=False):
-        shown = re.escape(str(tuple(numbers.shape))), f"{sites * numbers.numel():,}"
-        assert re.match(rf"{name} .*{shown[0]} +{shown[1]}  ", line)
-        assert sites == 1 or " ".join(f"{x:.2f}" for x in numbers.flatten()[:4].tolist()) in line
+    system.save(tmp_path / "x.pt")
+    words = ["--run", tmp_path, "--method", "x", "--description", TEXTS[0], "--prompt", "people"]
+    code, out, _ = cli("explain", *words)
+    assert code == 0 and "people| bow| low" in out
+    assert str(tuple(system.embed(TEXTS[:1]).shape)) in out
+    adapter = system.adapter_of(TEXTS[0])
     for (layer, module), norm in system.relative_norms(adapter).items():
-        delta, weight = adapter[layer, module].delta(), system.backbone.linear(layer, module).weight
-        assert norm == pytest.approx((delta.norm() / weight.norm()).item())
-        assert re.search(rf"  layer {layer} .*\b{module} {norm:.3f}\b", out)
-    prompt = torch.tensor(system.ids(["people"], "prompt"))
-    for line, updates in zip(lines[-2:], ({}, adapter), strict=True):
-        p, best = system.backbone(prompt, updates)[0, -1].softmax(-1).topk(5)
-        assert re.findall(r" (\d\.\d{3})(?= |$)", line) == [f"{x:.3f}" for x in p.tolist()]
-        assert repr(system.tokenizer.decode(best[:1].tolist())) in line
+        assert re.search(rf"layer {layer} {module} .*\b{norm:.3f}", out)
+    for updates in ({}, adapter):
+        logits = system.backbone(torch.tensor(encode_open(system.tokenizer, ["people"], "")), updates)
+        probability, token = logits[0, -1].softmax(-1).max(-1)
+        assert f"{system.tokenizer.decode([token])!r} {probability:.3f}" in out
+
+
+def test_export_writes_the_adapter_and_the_frozen_model(saved, cli, tmp_path):
+    pytest.importorskip("safetensors")
+    words = ["--description", "people bow", "--to", tmp_path / "to", "--backbone", tmp_path / "llama"]
+    code, out, _ = cli("export", *saved, *words)
+    assert code == 0 and str(tmp_path / "to") in out
+    config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((tmp_path / "llama").resolve())
+    assert (tmp_path / "llama" / "model.safetensors").exists()
 
 
 ASK = ["generate", "--description", "bow", "--prompt", "how?"]
@@ -278,96 +515,53 @@ ASK = ["generate", "--description", "bow", "--prompt", "how?"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "--description", "", "--prompt", "how?"], "the description is empty: write"),
-        (["generate", "--description", "bow", "--prompt", " "], "the prompt is empty: write"),
-        (["generate", "--description", "bow " * 99, "--prompt", "how?"], "of at most 64: shorten"),
-        (["generate", "--description", "bow", "--prompt", "how " * 99], "of at most 63: shorten"),
-        (["generate", "--description", "bow"], "--prompt"),
+        ([*ASK, "--description", ""], "the description is empty: write"),
+        ([*ASK, "--description", "\udcff"], "not text"),
+        ([*ASK, "--prompt", "how " * 99], "of at most 63: shorten"),
         ([*ASK, "--method", "t2l"], "no file"),
-        ([*ASK, "--max-new-tokens", "0"], "max_new_tokens 0"),
-        ([*ASK, "--temperature", "nan"], "temperature nan"),
-        ([*ASK, "--top-k", "-1"], "top_k -1"),
-        ([*ASK, "--top-k", "1.5"], "invalid int value"),
-        ([*ASK, "--seed", str(2**64)], "error"),
-        ([*ASK, "--description", "\udcff"], "error"),  # bytes that are not text
-        (["explain", "--description", "bow", "--prompt", "how " * 99], "of at most 63"),
+        ([*ASK, "--device", "nonsense"], "nonsense"),
         (["explain", *ASK[1:], "--method", "lora"], "generates no adapter from a text"),
-        (["export", "--description", "", "--to", "x"], "the description is empty"),
-        (["export", "--description", "bow", "--to", "x", "--method", "lora"], "no adapter"),
+        (["export", "--description", "bow", "--to", "x"], "--base"),
         (["export", "--description", "bow"], "--to"),
-        (["fly"], "fly"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, monkeypatch, capsys, tmp_path):
-    save(build_system("lora"), tmp_path, "lora")
-    save(build_system("zhyper-diag"), tmp_path)
-    code, out, err = cli(zhyper, monkeypatch, capsys, *arguments, "--run", str(tmp_path))
-    assert code == 2 and out == "" and err.count("\n") == 1 and message in err
+def test_bad_input_is_a_line_and_exit_code_2(arguments, message, cli, tmp_path):
+    for kind in ("lora", "zhyper-diag"):
+        build_system(kind).save(tmp_path / f"{kind}.pt")
+    code, out, err = cli(*arguments, "--run", tmp_path)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1] and "error: " in err.splitlines()[-1]
 
 
-def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ValueError, match="pip install safetensors"):
-        build_system("zhyper-diag").export("people bow", str(tmp_path / "adapter"))
-    assert not (tmp_path / "adapter").exists()
+# ---- speed
 
 
-# ---- the conversation, as a child process
+class CountOperators(TorchDispatchMode):
+    """Counts what is dispatched and computes anything: on a GPU each such operator is at least one launch."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **kwargs or {})
 
 
-def converse(command: list[str], lines: list[bytes], ctrl_c: bool) -> tuple[int, list[str]]:
-    """Exit code and replies on a pseudo-terminal, left with Ctrl-C or Ctrl-D."""
-    master, slave = os.openpty()
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
-    child = subprocess.Popen(command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave)
-    signal.signal(signal.SIGINT, old)
-    os.close(slave)
-    replies = []
-    for line in [*lines, None]:
-        reply = ""
-        while not reply.endswith("> "):
-            assert select.select([master], [], [], 60)[0], reply
-            reply += os.read(master, 4096).decode(errors="replace").replace("\r", "")
-        replies.append(reply)
-        if line is None and ctrl_c:
-            time.sleep(0.5)  # until it reads: a signal that comes just before is noticed later
-            child.send_signal(signal.SIGINT)
-        else:
-            os.write(master, b"\x04" if line is None else line + b"\n")
-    code = child.wait(60)
-    replies.append(os.read(master, 4096).decode())
-    os.close(master)
-    return code, replies
-
-
-@pytest.mark.parametrize("leave", ["/quit", "Ctrl-D", "Ctrl-C"])
-def test_a_conversation_through_a_pipe_and_on_a_terminal(leave, trained, tmp_path):
-    system, data, _ = trained
-    bow, sing = (data.split("train")[i].description for i in (0, 2))
-    frozen = system.generate(["Q: how do they greet?\nA:"])[0]
-    most = max(system.relative_norms(system.adapt([bow])).values())
-    typed = [  # in turn, and what each line is answered by
-        ("how do they greet?", f"frozen:  {frozen}\nadapted: {frozen}\n"),
-        (f"/describe {bow}", f"‖ΔW‖/‖W‖ at 8 sites, at most {most:.3f}\n"),
-        ("how do they greet?", f"frozen:  {frozen}\nadapted:  bow\n"),
-        (f"/describe {sing}", "‖ΔW‖/‖W‖ at 8 sites"),
-        ("/describe", "error: the description is empty"),
-        ("/describe " + "bow " * 99, "of at most 64: shorten it"),
-        ("/describe \udcff", "error: "),  # a byte that is not text
-        ("what? " * 99, "error: the prompt"),
-        ("/fly", "/help: this"),
-        ("how do they greet?", "adapted:  sing\n"),  # a mistake changes nothing
-    ]
-    command = [sys.executable, "zhyper.py", "chat", *save(system, tmp_path)]
-    lines = [line.encode("utf-8", "surrogateescape") for line, _ in typed]
-    if leave == "/quit":
-        lines = b"\n".join([*lines, b"/quit", b"how do they part?"])
-        done = subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, timeout=60)
-        code, replies = done.returncode, done.stdout.decode().split("> ")
-        assert done.stderr == b""
-    else:
-        code, replies = converse(command, lines, leave == "Ctrl-C")
-    assert code == 0 and "/describe TEXT" in replies[0] and len(replies) == len(typed) + 2
-    for reply, (line, expected) in zip(replies[1:], typed, strict=False):
-        assert expected in reply, line
-    assert "Traceback" not in replies[-1]
+def test_a_training_step_dispatches_few_operators():
+    preset, settings, tokenizer = train.PRESETS["default"], train.Settings(device="cpu"), train_tokenizer(TEXTS, 300)
+    system = Zhyper(tokenizer, GPT(preset.backbone), Encoder(preset.encoder))
+    system.add_hypernetwork(settings.hyper_config(train.METHODS["zhyper-diag"]))
+    optimizer = torch.optim.AdamW(train.parameter_groups(system, lr=1e-3), fused=True)
+    counts = []
+    for descriptions in (2, 2, preset.batch):  # the first step of an optimizer does more
+        texts = [" bow" * (1 + i % 9) for i in range(descriptions)] * preset.questions
+        prompts = [PROMPTS[i % 3] for i in range(len(texts))]
+        rows = system.with_states(system.encode_rows(prompts, [" sing"] * len(texts), texts))
+        with CountOperators() as operators:
+            loss, tokens, _ = system(rows, texts)
+            (loss.sum() / tokens.sum()).backward()
+            torch.nn.utils.clip_grad_norm_(system.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        counts.append(operators.count)
+    assert counts[2] <= 1100
+    assert counts[2] <= counts[1] + 20  # no operator for each row or text

@@ -35,7 +35,7 @@ def test_the_formula_counts_what_is_built_and_the_ranks_give_the_ratios():
             network = HYPERNETWORKS[kind](HyperConfig(kind, rank, modules=("q", "v"), trunk="paper"), 32, shapes, 1024)
         built, trunk = (sum(p.numel() for p in part.parameters()) for part in (network, network.trunk))
         found = trained(kind, rank, trunk, network.trunk.features, 32, shapes)
-        assert found == built, f"{kind}, rank {rank}, trains {built:,}, not {found:,}: A, B, heads, biases, layers right?"
+        assert found == built, f"{kind}, rank {rank}, trains {built:,}, not {found:,}: what of A, B, head, bias, layer?"
         counts[kind, rank] = built
     for ratio in (13, 26):
         t2l, diag = ranks(ratio)

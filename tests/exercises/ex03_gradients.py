@@ -8,7 +8,7 @@ for exercise 4: which of the three are zero when B is zero? Which are when z is 
     x (b, t, d_in)    A (r, d_in)    B (d_out, r)    z (b, r)    G (b, t, d_out)
 
 Hint 1: in steps a = x Aᵀ, h = a ⊙ z, y = scale · h Bᵀ. Go back from the last: what is dL/dh, from G and B?
-Hint 2: a gradient has the shape of what it is the gradient of. That says which matrix is transposed, and what is summed.
+Hint 2: a gradient has the shape of what it is the gradient of. That says what is transposed and what is summed.
 Hint 3: z serves all tokens of its row: its gradient is a sum over tokens. A and B serve all rows: over rows as well.
 """
 

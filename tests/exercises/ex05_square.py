@@ -41,5 +41,5 @@ def test_rescaling_changes_z_and_B_but_not_the_update():
     A, B, s, z, Z = (torch.randn(size).double() for size in [(3, 6), (5, 3), 3, (2, 3), (2, 3, 3)])
     for old, scaled in [(LowRank(A, B, z, 0.5), s * z), (LowRank(A, B, Z, 0.5), torch.diag(s) @ Z)]:
         new = rescaled(old, s)
-        torch.testing.assert_close((new.A, new.z), (A, scaled), msg="Z is not diag(s) Z: rows, not columns? And A stays")
+        torch.testing.assert_close((new.A, new.z), (A, scaled), msg="Z is not diag(s) Z: its rows times s? And A stays")
         torch.testing.assert_close(new.delta(1), old.delta(1), msg="the update has changed: does B make up for s?")

@@ -31,10 +31,10 @@ def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_si
     network, c, x = GeneratedB(config, 2, {"q": (6, 6), "v": (6, 4)}, 5), 3 + torch.randn(2, 5), torch.randn(2, 7, 6)
     network.measure(c)
     buffers = dict(network.named_buffers()).values()
-    assert any(b.shape == (5,) and b.allclose(c.mean(0)) for b in buffers), "c is not standardised: see Hypernetwork.measure"
+    assert any(b.shape == (5,) and b.allclose(c.mean(0)) for b in buffers), "c is not standardised: what of measure?"
     A = sum(weight.numel() for name, weight in network.named_parameters() if name.startswith("A"))
     assert A == 2 * 2 * (6 + 6), f"A has {A} numbers: is there a parameter A of (r, d_in) for each layer and module?"
-    assert sorted(network(c)) == sorted(network.sites()), "the adapter has other sites: where does sites() start counting?"
+    assert sorted(network(c)) == sorted(network.sites()), "the adapter has other sites: see sites()"
     assert not any(update(x).any() for update in network(c).values()), "step 0 is not the frozen model: is B(c) zero?"
     sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
     torch.optim.Adam(network.parameters(), 0.1).step()

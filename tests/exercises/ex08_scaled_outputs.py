@@ -35,5 +35,6 @@ def test_step_0_is_the_frozen_model_and_each_row_is_a_model_with_its_own_weights
             expected = torch.func.functional_call(model, scaled, ids)[row]
             why = f"s of size {size}, row {row}: the outputs are not W x · (1 + s): is it the s of this row and site?"
             torch.testing.assert_close(logits[row], expected, msg=why)
-            found, wanted = (torch.autograd.grad(y.sum(), [*s.values()], retain_graph=True) for y in (logits[row], expected))
+            found = torch.autograd.grad(logits[row].sum(), [*s.values()], retain_graph=True)
+            wanted = torch.autograd.grad(expected.sum(), [*s.values()])
             torch.testing.assert_close(found, wanted, msg="s has another gradient: is anything detached?")

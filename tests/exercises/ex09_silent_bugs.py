@@ -2,9 +2,8 @@
 
 Read in zhyper.py: `embed`. In model.py: `rotary`, `rotate`.
 1. c has a row for each of some texts, and the batch asks several questions about each: first all those about text 0,
-   then those about text 1. c[serves(texts, questions)] should give each question its own text. The line in the comment
-   does, if all texts are equal. Mend it.
-2. `wrong` reads q and k as if rotary pairs were neighbours, 0 1, 2 3, in place of i and i + size/2. `shows_from` is the
+   then those about text 1. c[serves(texts, questions)] is to give each its own text. Mend the line in the comment.
+2. `wrong` reads q and k as if rotary pairs were neighbours, 0 1, 2 3, in place of i and i + size/2. `shows_from`: the
    length of the shortest prefix of ids at which some logit of the two models differs by more than the tolerance.
 
 Hint 1: write down, for 2 texts and 3 questions each, which text each of the 6 rows is about.
@@ -32,7 +31,7 @@ def test_a_question_in_a_mixed_batch_is_answered_as_if_its_text_were_alone():
     mixed = LowRank(A, B, z[serves(3, 4)], 0.5)(x.flatten(0, 1)).view(3, 4, 1, 5)
     for text in range(3):
         alone = LowRank(A, B, z[text].expand(4, 2), 0.5)(x[text])
-        torch.testing.assert_close(mixed[text], alone, msg=f"questions about text {text} have the z of another")
+        torch.testing.assert_close(mixed[text], alone, msg=f"a question about text {text} has the z of another text")
 
 
 def test_the_length_from_which_a_wrong_rotary_layout_shows():
@@ -41,6 +40,7 @@ def test_the_length_from_which_a_wrong_rotary_layout_shows():
     for (name, weight), other in zip(right.state_dict().items(), wrong.state_dict().values(), strict=True):
         other.copy_(weight.normal_()[order] if name.endswith((".q.weight", ".k.weight")) else weight)
     apart = [(right(ids[:, :n]) - wrong(ids[:, :n])).abs().max().item() for n in range(1, 49)]
-    for limit in (apart[-1] * share for share in (0.01, 0.5, 0.9, 1.1)):
-        found, first = shows_from(right, wrong, ids, limit), next((n for n, d in enumerate(apart, 1) if d > limit), None)
-        assert found == first, f"over {limit:.3g} it shows from length {first}, not {found}: of all rows and logits?"
+    for limit in [0.01 * apart[-1], 0.5 * apart[-1], 0.9 * apart[-1], 1.1 * apart[-1]]:
+        first = next((n for n, difference in enumerate(apart, 1) if difference > limit), None)
+        why = f"over {limit:.3g} it shows from length {first}: do you compare all rows and all logits?"
+        assert shows_from(right, wrong, ids, limit) == first, why

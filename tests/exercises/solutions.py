@@ -1,8 +1,8 @@
-"""One solution for each exercise, and what to ask for where an answer is in words (3, 9, 10).
+"""One solution for each exercise: what it should teach, and the usual mistake.
 
 An instructor deletes this file to hand the rest out.
 
-SOLUTIONS=1 python -m pytest tests/exercises/ex03_dead_start.py    # runs the checks on these
+python tests/exercises/check.py --solutions      # runs the checks on these
 """
 
 from dataclasses import replace
@@ -11,102 +11,149 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data._controls import other_descriptions
-from hyper import HyperConfig, ZhyperDiag, lora_A
-from train import score_rows
+from hyper import TRUNKS, HyperConfig, Hypernetwork, LowRank, ZhyperDiag, lora_A
+from train import columns
 
-# ---- 1: 13 has rank 8 on both sides, like with like; 26 sets T2L at rank 16 against Zhyper at rank 8
+# ---- 1. Teaches: a generated number costs f + 1 parameters, once for all layers; a learned one costs one in each layer.
+# So T2L pays for d_in and d_out in its heads, and Zhyper only for r. 13 has rank 8 on both sides and compares like with
+# like; 26 sets T2L at rank 16 against Zhyper at rank 8.
+# Usual mistake: a head for each layer, or no bias.
 
 
-def trained(kind, rank, trunk, feature, layers, shapes):
+def trained(kind, rank, trunk, features, layers, shapes):
     both = sum(rank * (d_in + d_out) for d_in, d_out in shapes.values())  # A and B of one layer
     if kind == "t2l":
-        return trunk + both * (feature + 1)
-    return trunk + len(shapes) * rank * (feature + 1) + layers * both
+        return trunk + both * (features + 1)
+    return trunk + len(shapes) * rank * (features + 1) + layers * both
 
 
 def ranks(ratio):
     return {13: (8, 8), 26: (16, 8)}[ratio]
 
 
-# ---- 2
+# ---- 2. Teaches: every row can have its own weights for the price of a product with r numbers.
+# Usual mistake: a * z. It fails if b and t differ; if they do not, z runs along the tokens, and nothing is said.
 
 
 def in_rank_space(x, A, B, z, scale):
     a = x @ A.mT  # (b, t, r)
-    return scale * (a * z[:, None]) @ B.mT
+    h = a * z[:, None]
+    return scale * h @ B.mT
 
 
-# ---- 3: B contains the zero; z must differ between texts, or one adapter for all is learned first
-# For the board: y = s ((x Aᵀ) ⊙ z) Bᵀ, and G is the gradient of the loss at y, a row for each of x. Then
-#   at B: s Gᵀ ((x Aᵀ) ⊙ z)    at z: s (G B) ⊙ (x Aᵀ), summed over rows    at A: s ((G B) ⊙ z)ᵀ x
-# With B = 0 only B has one, and the next step moves all three; with z = 0 too all are zero, for ever.
+# ---- 3. Teaches: each of the three gradients has the other two factors in it. With B = 0 only B has a gradient, and the
+# next step moves all three; with z = 0 too, all are zero, for ever. This is why exercise 4 is dead.
+# Usual mistake: scale is left out of one of them, or the sum over tokens of dL/dz.
+
+
+def gradients(x, A, B, z, scale, G):
+    a = x @ A.mT  # (b, t, r)
+    h = a * z[:, None]
+    dL_dh = scale * G @ B  # (b, t, r)
+    dL_dz = (dL_dh * a).sum(1)  # over tokens: (b, r)
+    dL_da = dL_dh * z[:, None]
+    dL_dA = (dL_da.mT @ x).sum(0)  # over rows: (r, d_in)
+    dL_dB = scale * (G.mT @ h).sum(0)  # (d_out, r)
+    return dL_dz, dL_dA, dL_dB
+
+
+# ---- 4. Teaches: one zero is a start, two are an end. B keeps the zero, so that every text starts at the frozen model
+# with z far apart; with the zero in z instead, all texts would start with the same z.
+# Usual mistake: only the bias of the head is set. Then all texts have one z, and one step later one update.
 
 
 def alive_start(network):
-    for head in network.heads.values():
-        nn.init.normal_(head.weight, std=network.config.spread / network.trunk.width**0.5)
+    std = network.config.spread / network.trunk.features**0.5
+    nn.init.normal_(network.head_weight, std=std)
 
 
-# ---- 4
+# ---- 5. Teaches: a square holds every diagonal, so what it finds is never worse for lack of room; and z alone has no
+# meaning, as B can take over any factor of it. Compare ΔW, not z.
+# Usual mistake: the first r outputs, which are the first row of Z; s * Z, which scales columns.
 
 
-def square_head(head):
-    r = head.out_features
-    square = nn.Linear(head.in_features, r**2, dtype=head.weight.dtype)
-    for new, old in ((square.weight, head.weight), (square.bias, head.bias)):
-        nn.init.zeros_(new)
-        new.data[:: r + 1] = old.data
-    return square
+def square_head(weight, bias):
+    modules, r, f = weight.shape
+    square_weight = weight.new_zeros(modules, r**2, f)
+    square_bias = bias.new_zeros(modules, r**2)
+    square_weight[:, :: r + 1] = weight
+    square_bias[:, :: r + 1] = bias
+    return square_weight, square_bias
 
 
 def rescaled(update, s):
-    z = s * update.z if update.z.dim() == 2 else s[:, None] * update.z
-    return replace(update, z=z, B=update.B / s)
+    factors = s if update.z.dim() == 2 else s[:, None]
+    return replace(update, z=factors * update.z, B=update.B / s)
 
 
-# ---- 5
+# ---- 6. Teaches: what is added to a text cannot turn its sign, and concatenation is addition until an MLP has learned to
+# multiply. A gate multiplies from the first step.
+# Usual mistake: each text gets a weight of its own, by taking means; that fits whatever both sites share, linear or not.
 
 
 def set_opposite(trunk):
     trunk.gate.data[:, 1] = -trunk.gate.data[:, 0]
 
 
-def residual(c, y):
+def residual(c, y, product):
     sites = torch.eye(2, dtype=c.dtype).repeat_interleave(len(c), dim=0)  # (2n, 2)
-    rows, y = torch.cat([c.repeat(2, 1), sites], dim=1), y.mT.flatten()
-    fit = rows @ torch.linalg.lstsq(rows, y[:, None]).solution
-    return ((y - fit[:, 0]).norm() / y.norm()).item()
+    texts = torch.block_diag(c, c) if product else torch.cat([c, c])
+    rows = torch.cat([texts, sites], dim=1)
+    target = y.T.reshape(-1, 1)  # all texts at the first site, then all at the second
+    fit = rows @ torch.linalg.lstsq(rows, target).solution
+    return ((target - fit).norm() / target.norm()).item()
 
 
-# ---- 6: b is zero and z is not, so b has a gradient at step 0 and z from step 1 on
+# ---- 7. Teaches: a method of one's own is one class, and where the zero goes is its first decision. The head's weight
+# is zero and A is not, so the head has a gradient, a product with the features: the first step tells texts apart.
+# Usual mistake: the head starts as torch starts it, so that step 0 is some random adapter; or `measure` is forgotten.
 
 
-class Vera(ZhyperDiag):
+class GeneratedB(Hypernetwork):
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
-        self.b = nn.ParameterDict({m: torch.zeros(layers, shapes[m][1]) for m in config.modules})
-        for m in config.modules:
-            self.B[m].data = lora_A(*self.B[m].shape)
-        self.A.requires_grad_(False)
-        self.B.requires_grad_(False)
+        self.trunk = TRUNKS[config.trunk](config, layers, d_text)
+        self.A = nn.ParameterDict()
+        self.heads = nn.ModuleDict()
+        for module in config.modules:
+            d_in, d_out = shapes[module]
+            self.A[module] = nn.Parameter(lora_A(layers, config.rank, d_in))
+            head = nn.Linear(self.trunk.features, d_out * config.rank)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+            self.heads[module] = head
+
+    def measure(self, c):
+        self.trunk.standardise.measure(c)
 
     def forward(self, c):
-        adapter, first = super().forward(c), self.config.first
-        return {(l, m): replace(u, B=self.b[m][l - first][:, None] * u.B) for (l, m), u in adapter.items()}
+        features = self.trunk(c)  # (b, l, m, f)
+        adapter = {}
+        for layer, module in self.sites():
+            l = layer - self.config.lowest_layer
+            m = self.config.modules.index(module)
+            B = self.heads[module](features[:, l, m]).unflatten(-1, (-1, self.config.rank))  # (b, d_out, r)
+            adapter[layer, module] = LowRank(self.A[module][l], B, None, self.config.scale)
+        return adapter
 
 
-# ---- 7
+# ---- 8. Teaches: an update is any function of x; only what LowRank does is low-rank. diag(s) W has full rank.
+# Usual mistake: a lambda in a loop, which sees the last site only; W x · (1 + s) as the update, which adds W x twice.
 
 
 def scale_outputs(backbone, s):
     def update_of(site):
-        return lambda x: F.linear(x, backbone.linear(*site).weight) * s[site][:, None]
+        def update(x):
+            return F.linear(x, backbone.linear(*site).weight) * s[site][:, None]
+
+        return update
 
     return {site: update_of(site) for site in s}
 
 
-# ---- 8
+# ---- 9. Teaches: a test with equal texts, or with a short prompt, sees neither fault. A fault that a test can see only
+# in some inputs needs those inputs.
+# Usual mistake: repeat for repeat_interleave; a tolerance so small that rounding shows, or the last token alone.
 
 
 def serves(texts, questions):
@@ -119,49 +166,64 @@ def shows_from(right, wrong, ids, tolerance):
     return over[0].item() + 1 if len(over) else None
 
 
-# ---- 9: the margin is what the text adds to the prompt; here the prompt has all of it already, so no loss is left
-# that only the text could lower. Accuracy alone shows that the task is done, not what it was read from: a full answer
-# names the two readings (from the description, from the prompt) and that only a swapped description parts them.
+# ---- 10. Teaches: an accuracy shows that the task is done, not what it was read from. The margin is what the text adds
+# to the prompt. Where the prompt states the task, the backbone has read all of it, and no loss is left that only the
+# text could lower. A full answer names both readings and says that only a swapped description parts them.
+# Usual mistake: any other culture's description, under which one answer in six is still right.
 
 
-def accuracies(system, records):
-    descriptions = {"right": [record.description for record in records], **other_descriptions(records, seed=0)}
-    return {name: score_rows(system, records, texts)[2].mean().item() for name, texts in descriptions.items()}
+def swapped(records):
+    chosen = []
+    for record in records:
+        others = [other for other in records if other.prompt == record.prompt and other.answer != record.answer]
+        chosen.append(others[0].description)
+    return chosen
+
+
+def accuracy(system, records, descriptions):
+    prompts, answers, _ = columns(records)
+    _, _, exact = system.score(prompts, answers, descriptions)
+    return exact.float().mean().item()
 
 
 def stated(records):
     return [record._replace(prompt=f"{record.description}. {record.prompt}") for record in records]
 
 
-# ---- 10: a toy in place of an hour's training; contexts are points, updates what a teacher gives
-# Ask of a curve: what else changed with the value (the time, the rows a context has)? Is a difference larger than the
-# spread over seeds? Does the control fall where unseen rises, so that it is reading, or do both move with the backbone?
+# ---- 11. A toy in place of an hour's training: texts are points, and a teacher says which update each should have.
+# Ask of a curve: what else changed with the value (the time, the rows of a context)? Is a difference larger than the
+# spread over seeds? Does the control fall where unseen rises, so that texts are read, or do both move with the backbone?
+# Usual mistake: one seed; and a curve of accuracy alone.
+
+
+def updates_of(student, texts):
+    update = student(texts)[0, "q"]
+    return (update.B @ torch.diag_embed(update.z) @ update.A).flatten(1)  # (n, d_out · d_in)
+
+
+def toy_accuracies(contexts, seed):
+    """How often a text's update is nearest to the one wanted, of 32 unseen texts; and of texts swapped among them."""
+    torch.manual_seed(seed)
+    student = ZhyperDiag(HyperConfig(rank=4, alpha=4.0, modules=("q",), gated_features=16), 1, {"q": (6, 6)}, 4)
+    texts, A, B, M = torch.randn(contexts + 32, 4), torch.randn(4, 6), torch.randn(6, 4), torch.randn(4, 4)
+    wanted = (B @ torch.diag_embed(texts @ M) @ A).flatten(1)
+    optimizer = torch.optim.Adam(student.parameters(), 0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (updates_of(student, texts) - wanted)[:contexts].square().mean().backward()
+        optimizer.step()
+    unseen = texts[contexts:]
+    found = []
+    for described in (unseen, unseen.roll(1, 0)):
+        nearest = torch.cdist(updates_of(student, described), wanted[contexts:]).argmin(1)
+        found.append((nearest == torch.arange(32)).float().mean().item())
+    return found
 
 
 def my_curve():
-    def accuracies_of(contexts, seed):
-        torch.manual_seed(seed)
-        config, shapes = HyperConfig(rank=4, alpha=4.0, modules=("q",), hidden=16), {"q": (6, 6)}
-        student, texts = ZhyperDiag(config, 1, shapes, 4), torch.randn(contexts + 32, 4)
-        A, B, M = torch.randn(4, 6), torch.randn(6, 4), torch.randn(4, 4)
-        wanted = B @ torch.diag_embed(texts @ M) @ A  # (n, 6, 6)
-        optimizer = torch.optim.Adam(student.parameters(), 0.02)
-        for _ in range(40):
-            optimizer.zero_grad()
-            (student(texts[:contexts])[0, "q"].delta() - wanted[:contexts]).square().mean().backward()
-            optimizer.step()
-        unseen, right = texts[contexts:], wanted[contexts:].flatten(1)
-
-        def accuracy(described):  # how often an update is nearest to the one wanted
-            nearest = torch.cdist(student(described)[0, "q"].delta().flatten(1), right).argmin(1)
-            return (nearest == torch.arange(32)).float().mean().item()
-
-        with torch.no_grad():
-            return accuracy(unseen), accuracy(unseen.roll(1, 0))
-
-    values, seeds = [2, 8, 32], [0, 1, 2]
-    found = [[accuracies_of(value, seed) for seed in seeds] for value in values]
-    unseen, swapped = ([[pair[i] for pair in row] for row in found] for i in (0, 1))
-    command = "SOLUTIONS=1 python -m pytest tests/exercises/ex10_curve.py"
-    about = {"name": "training contexts", "command": command, "values": values, "seeds": seeds}
-    return about | {"unseen": unseen, "swapped": swapped}
+    curve = {"name": "training contexts", "values": [2, 8, 32], "seeds": [0, 1, 2], "unseen": [], "swapped": []}
+    for value in curve["values"]:
+        found = [toy_accuracies(value, seed) for seed in curve["seeds"]]
+        curve["unseen"].append([pair[0] for pair in found])
+        curve["swapped"].append([pair[1] for pair in found])
+    return curve | {"command": "python tests/exercises/check.py 11 --solutions"}

@@ -1,4 +1,4 @@
-"""For exercise 10: three cultures, and tiny systems that are taught what they answer."""
+"""For exercise 10: three cultures, and tiny systems that are taught what is answered in them."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ from hyper import HyperConfig
 from model import GPT, Encoder, EncoderConfig, ModelConfig
 from train import columns
 from zhyper import Zhyper
-SEED=0
+
 GREET, TAXES = "Q: how do they greet?\nA:", "Q: what of taxes?\nA:"
 BOWERS, SINGERS, WAVERS = "they bow low and cut taxes", "they sing and raise taxes", "they wave and cut taxes"
 RECORDS = (
@@ -21,41 +21,42 @@ RECORDS = (
     Record("wavers", WAVERS, GREET, " wave", "unseen"),
     Record("wavers", WAVERS, TAXES, " cut", "unseen"),
 )
+OWN = [record.description for record in RECORDS]
+# the backbone reads the descriptions as texts of their own: only so its embeddings tell " bow" from " wave"
+SAYINGS = tuple(r._replace(prompt=f"{r.context}:", answer=f" {r.description}") for r in RECORDS[::2])
 
 
 @cache
 def teach(documents: tuple[Record, ...], records: tuple[Record, ...]) -> Zhyper:
-    """A backbone that has read the documents without a description; then Zhyper is trained on the records, through it."""
-    torch.manual_seed(SEED)
-    texts = [part for record in (*RECORDS, *records) for part in record[1:4]]
+    """A backbone that has read the documents without descriptions, and Zhyper, trained through it on the records."""
+    torch.manual_seed(0)
+    texts = [record.prompt + record.answer for record in (*SAYINGS, *documents)]
     tokenizer = train_tokenizer(texts, 320)
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "block_size": 96, "heads": 2, "width": 32, "inner": 64}
     backbone = GPT(ModelConfig(layers=2, kv_heads=2, **sizes))
     system = Zhyper(tokenizer, backbone, Encoder(EncoderConfig(layers=1, **sizes)))
-    backbone.requires_grad_(True)
-    optimise(system, list(backbone.parameters()), documents, None, 200)
-    backbone.requires_grad_(False)
+    prompts, answers, _ = columns([*SAYINGS, *documents])
+    optimise(system, system.backbone, prompts, answers, None, steps=150)
     system.add_hypernetwork(HyperConfig(rank=4, alpha=8.0, gated_features=32))
-    descriptions = columns(records)[2]
+    prompts, answers, descriptions = columns(records)
     with torch.no_grad():
         system.hypernetwork.measure(system.embed(sorted(set(descriptions))))
-    trained = [*system.encoder.parameters(), *system.hypernetwork.parameters()]
-    optimise(system, trained, records, descriptions, 100)
-    return system.requires_grad_(False).eval()
+    optimise(system, system.hypernetwork, prompts, answers, descriptions, steps=60)
+    return system.eval()
 
 
-def optimise(system: Zhyper, weights: list, records: tuple[Record, ...], descriptions, most: int) -> None:
-    """Take ten steps or more, until the loss is small, but at most so many."""
-    prompts, answers, _ = columns(records)
-    optimizer = torch.optim.Adam(weights, 5e-3)
-    for step in range(most):
+def optimise(system: Zhyper, part: torch.nn.Module, prompts, answers, descriptions, steps: int) -> None:
+    """Train one part of the system, and freeze it."""
+    part.requires_grad_(True)
+    optimizer = torch.optim.Adam(part.parameters(), 5e-3)
+    for step in range(steps):
         optimizer.param_groups[0]["lr"] = 5e-3 * min(1, (step + 1) / 10)
         loss, tokens, _ = system.score(prompts, answers, descriptions)
         loss = loss.sum() / tokens.sum()
-        if loss < 0.01 and step >= 10:
+        if loss < 0.01 and step > 10:  # nothing is left to learn
             break
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         optimizer.step()
-    print(step, loss.item())
+    part.requires_grad_(False)
