@@ -393,6 +393,7 @@ BERT_NAMES = {  # parts of the names that Encoder has: what a real BERT calls th
     ".norm2.": ".output.LayerNorm.",
     "norm.": "LayerNorm.",
 }
+POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 POSITIONS = "embeddings.position_embeddings.weight"
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 UNUSED_TENSORS = ("inv_freq", "position_ids", "pooler.", "cls.", "lm_head")
@@ -447,10 +448,10 @@ def llama_config(folder: Path) -> ModelConfig:
     refuse_others(settings, built)
     ends = []
     for found in (settings, read_json_if_there(folder / "generation_config.json")):
-        end = found.get("eos_token_id", [])
+        end = found.get("eos_token_id")
         ends += end if isinstance(end, list) else [end]
     sizes = {ours: settings[theirs] for ours, theirs in LLAMA_SIZES.items()}
-    return ModelConfig(**sizes, eos=tuple(dict.fromkeys(ends)))
+    return ModelConfig(**sizes, eos=tuple(dict.fromkeys(end for end in ends if end is not None)))
 
 
 def bert_config(folder: Path) -> EncoderConfig:
@@ -459,19 +460,14 @@ def bert_config(folder: Path) -> EncoderConfig:
     refuse_others(settings, {"model_type": ("bert",), "hidden_act": ("gelu",)})
     sentence = read_json_if_there(folder / "sentence_bert_config.json")
     pooling = read_json_if_there(folder / "1_Pooling" / "config.json")
-    chosen = [name for name, value in pooling.items() if "mode" in name and value is True]
+    modes = [POOLING.get(name, name) for name, chosen in pooling.items() if chosen is True]
+    modes = modes or [pooling.get("pooling_mode", "mean")]  # where newer files keep it
     steps = [
         step["type"].rpartition(".")[2] for step in read_json_if_there(folder / "modules.json")
     ]
-    built = (
-        "Transformer",
-        "Pooling",
-        "Normalize",
-        "pooling_mode_cls_token",
-        "pooling_mode_mean_tokens",
-    )
-    for step in chosen + steps:
-        refuse_others({"sentence embedding": step}, {"sentence embedding": built})
+    built = ("mean", "cls", "Transformer", "Pooling", "Normalize")
+    for part in ["+".join(modes), *steps]:
+        refuse_others({"sentence embedding": part}, {"sentence embedding": built})
     return EncoderConfig(
         vocab_size=settings["vocab_size"],
         block_size=sentence.get("max_seq_length") or settings["max_position_embeddings"],
@@ -480,7 +476,7 @@ def bert_config(folder: Path) -> EncoderConfig:
         width=settings["hidden_size"],
         inner=settings["intermediate_size"],
         eps=settings["layer_norm_eps"],
-        first_token=chosen == ["pooling_mode_cls_token"],
+        first_token=modes == ["cls"],
         normalize="Normalize" in steps,
     )
 

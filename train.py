@@ -39,14 +39,13 @@ from data.batches import Rows, draw
 from data.tokenizer import encode_open, read_tokenizer, token_counts, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
-from zhyper import Zhyper, read_torch, write_torch
+from zhyper import ACCELERATOR, DEVICES, Zhyper, read_torch, write_torch
 
 # torchrun starts several processes: each reads its part of a batch, and the first one alone says,
 # evaluates and writes
 DISTRIBUTED = distributed.is_available() and distributed.is_torchelastic_launched()
 RANK = int(os.environ["RANK"]) if DISTRIBUTED else 0
 WORLD_SIZE = int(os.environ["WORLD_SIZE"]) if DISTRIBUTED else 1
-ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRETRAIN_TOKENS = 128  # of a row in pretraining
 
@@ -152,7 +151,7 @@ class Settings:
     train_encoder: bool = option(False, "train a pretrained encoder too")
     out: str | None = option(None, "the run folder; out/DATA-PRESET if left out")
     force: bool = option(False, "replace what the run folder holds")
-    device: str = option(ACCELERATOR.type if ACCELERATOR else "cpu", "cpu, cuda or mps")
+    device: str = option(DEVICES[0], f"of this machine's: {', '.join(DEVICES)}")
     rank: int | None = option(None, "of every adapter; each method's own if left out")
     modules: str = option("q,k,v,o", f"which linear layers are adapted, of {','.join(MODULES)}")
     lowest_layer: int | None = option(None, "the lowest adapted layer; the preset's if left out")
@@ -167,6 +166,11 @@ class Settings:
             check_choice("method", name, METHODS)
         check_choice("preset", self.preset, PRESETS)
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("device", self.device, DEVICES)
+        for name in ("contexts", "rank", "steps", "lr"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}: it must be more than 0")
         self.hyper_config(METHODS["zhyper-diag"])  # raises ValueError for an impossible module
 
     @property

@@ -29,6 +29,8 @@ from model import GPT, LLAMA_SIZES, Cache, Encoder, EncoderConfig, ModelConfig, 
 # one for each prompt: texts, where None asks for the frozen model, or embeddings c (b, d_text);
 # or None in place of them all
 Descriptions = Sequence[str | None] | Tensor | None
+ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
+DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
 MOST_KEPT = 2**28  # numbers: states of more than that are computed again instead of kept
 
 
@@ -74,7 +76,7 @@ class Zhyper(nn.Module):
         """Put a fresh hypernetwork between this encoder, if there is one, and this backbone."""
         sizes = self.backbone.config
         layers = sizes.layers - config.lowest_layer
-        if layers < 1:
+        if not 0 < layers <= sizes.layers:
             raise ValueError(f"no layer {config.lowest_layer} in {sizes.layers}: --lowest-layer")
         d_text = self.encoder.config.width if self.encoder else 0
         kind = HYPERNETWORKS[config.kind]
@@ -92,7 +94,8 @@ class Zhyper(nn.Module):
             new = [text for text in texts if text not in self.embeddings]
             if new:
                 self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
-            return torch.stack([self.embeddings[text] for text in descriptions]).to(self.device)
+            c = torch.stack([self.embeddings[text] for text in descriptions])
+            return c.to(self.encoder.word.weight)  # it may have moved since
         place = {text: i for i, text in enumerate(texts)}  # it learns, so nothing can be kept
         return self.encode_texts(texts)[[place[text] for text in descriptions]]
 
@@ -301,6 +304,9 @@ class Zhyper(nn.Module):
         base = base or self.backbone.pretrained_name
         if not base:
             raise ValueError("--backbone FOLDER writes the frozen model, --base names it: give one")
+        for folder in (to, backbone):
+            if folder and Path(folder).exists():
+                raise ValueError(f"{folder} exists: choose another folder")
         names = self.backbone.hub_names()
         tensors = {}
         for (layer, module), update in self.adapter_of(description).items():
@@ -422,10 +428,8 @@ def write_folder(folder: str, files: dict[str, dict], weights: str, tensors: dic
         from safetensors.torch import save_file
     except ImportError:
         raise ValueError("to write for other libraries, pip install safetensors") from None
-    if Path(folder).exists():
-        raise ValueError(f"{folder} exists: choose another folder")
     Path(folder).mkdir(parents=True)
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(whole, Path(folder) / weights, metadata={"format": "pt"})
     for name, content in files.items():
         (Path(folder) / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -518,7 +522,7 @@ def main() -> None:
         command.set_defaults(function=function)
         command.add_argument("--run", default="out/cultures-default", help="the run folder")
         command.add_argument("--method", default="zhyper-diag", help="one of its methods")
-        command.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+        command.add_argument("--device", default="cpu", choices=DEVICES)
         if function is not command_chat:
             command.add_argument("--description", required=True, help="the text to adapt to")
         if function in (command_generate, command_explain):

@@ -1,6 +1,6 @@
 """How societies live: the Ethnographic Atlas. A description states customs, questions ask for them.
 
-    description   Among them houses were round, and flocks of sheep grazed near the houses.
+    description   Among them all houses were round, and flocks of sheep grazed near the houses.
     prompt        Q: What animals were kept?\\nA:
     answer        sheep or goats
 
@@ -22,8 +22,8 @@ descent: such a variable counts as unknown. The sixth clause is held out of trai
 A context is a society with at least ten known variables. The Pacific and a sixth of all other
 societies are never trained. A description states four variables.
 
-- `train`: half of the descriptions state fewer. Half of the questions are about variables that
-  are not stated, and the answer is what the atlas has.
+- `train`: half of the descriptions state fewer. Rare answers are stated more often; see `RARITY`.
+  Half of the questions are about what is not stated, and the answer is what the atlas has.
 - `seen`, `validation`: training societies, in new descriptions.
 - `new_wording`: training societies, in held-out clauses.
 - `unseen`: the sixth, asked what is stated. `ood`: the same for the Pacific.

@@ -22,7 +22,7 @@ from model import GPT, Encoder, EncoderConfig, ModelConfig  # noqa: E402
 from zhyper import Zhyper  # noqa: E402
 
 torch.set_num_threads(1)  # so small are the networks here that more threads are slower
-hypothesis.settings.register_profile("any machine", deadline=None, database=None)
+hypothesis.settings.register_profile("any machine", max_examples=50, deadline=None, database=None)
 hypothesis.settings.load_profile("any machine")
 
 BACKBONE = ModelConfig(vocab_size=300, block_size=128, layers=2, heads=2, kv_heads=1, width=32, inner=64)
@@ -56,7 +56,9 @@ def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Z
             if name.startswith(("B.", "heads.")):
                 weight.normal_(std=0.3)
         if system.encoder:  # a fresh encoder embeds all texts almost alike
-            system.hypernetwork.measure(system.embed(TEXTS))
+            c = system.embed(TEXTS)
+            system.hypernetwork.trunk.standardise.running_mean.copy_(c.mean(0))
+            system.hypernetwork.trunk.standardise.running_var.copy_(c.var(0))
     return system.eval()
 
 
@@ -92,7 +94,7 @@ def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
     tokenizer = train_tokenizer(data.documents, BACKBONE.vocab_size)
     vocab_size = tokenizer.get_vocab_size()
     with pytest.MonkeyPatch.context() as patch:
-        preset = train.Preset(pretrain_steps=60, pretrain_lr=1e-2, batch=2, questions=2, log=100)
+        preset = train.Preset(pretrain_steps=60, pretrain_lr=1e-2, descriptions=2, questions=2, log=100)
         patch.setitem(train.PRESETS, "smoke", preset)
         patch.setattr(train, "PRETRAIN_TOKENS", 32)
         torch.manual_seed(1)

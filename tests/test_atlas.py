@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from data import Data, Record, atlas, download
 
 FOLDER = Path(__file__).parents[2] / "shared/data/atlas"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import train
-from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, Hypernetwork, LowRank, Standardise, lora_A
+from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, Hypernetwork, LowRank, lora_A, standardise
 from model import MODULES, ModelConfig
 from zhyper import Zhyper
 
@@ -199,15 +199,18 @@ def test_the_trunk_gives_features_for_every_text_and_site(trunk):
         assert torch.allclose(ratio, ratio[:, :1, :1].expand_as(ratio), atol=1e-5)
 
 
-def test_embeddings_are_standardised_by_what_was_measured_once():
+def test_embeddings_are_standardised_by_their_batch_in_training_and_by_what_was_seen_afterwards():
     torch.manual_seed(0)
-    standardise = Standardise(6)
+    layer = standardise(6)
     c = 5 + torch.randn(40, 6) * torch.arange(1, 7)
-    standardise.measure(c)
-    y = standardise(c)
+    for _ in range(100):  # its running mean and variance are those of the batches
+        y = layer(c)
     assert torch.allclose(y.mean(0), torch.zeros(6), atol=1e-5)
     assert torch.allclose(y.std(0, correction=0), torch.ones(6), atol=1e-3)
-    assert torch.allclose(standardise(c[:3]), y[:3])  # others beside it change nothing
+    layer.eval()
+    assert torch.allclose(layer(c), y, atol=0.1)
+    assert torch.allclose(layer(c[:3]), layer(c)[:3])  # others beside it change nothing
+    assert not list(layer.parameters())  # nothing in it is trained
 
 
 @pytest.mark.parametrize(

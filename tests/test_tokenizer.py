@@ -99,8 +99,8 @@ def test_a_prompt_and_its_answer_have_the_ids_of_the_text_of_both_and_come_back_
 @EVERY
 def test_a_prompt_that_ends_in_a_space_is_refused_and_counted(build):
     prompts = ["the taxes are ", "the taxes are", "people "]
-    with pytest.raises(ValueError, match="joins the end of 2 prompts with the answer.*'the taxes are cut'"):
-        encode_pairs(build(), prompts, ["cut", " cut", "bow"])
+    with pytest.raises(ValueError, match="joins the end of 2 prompts with the answer.*'the taxes are cut low'"):
+        encode_pairs(build(), prompts, ["cut low", " cut low", "bow low"])
 
 
 @EVERY

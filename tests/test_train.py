@@ -23,7 +23,7 @@ from train import METHODS, Preset, Settings, evaluate, evaluate_all, learning_ra
 from zhyper import Zhyper, read_torch
 
 SIZES = {"backbone": replace(BACKBONE, block_size=256), "encoder": replace(ENCODER, block_size=256)}
-BATCHES = {"pretrain_batch": 2, "batch": 2, "questions": 2, "evaluate": 16}
+BATCHES = {"pretrain_batch": 2, "descriptions": 2, "questions": 2, "evaluate": 16}
 TINY = Preset(pretrain_steps=4, steps=4, lowest_layer=1, log=2, **SIZES, **BATCHES)
 
 
@@ -81,23 +81,19 @@ def test_the_loss_is_the_mean_over_answer_tokens(job):
 
 
 def test_gradients_of_two_halves_of_a_batch_average_to_that_of_the_whole():
-    """What torchrun counts on: each process reads a part, and the gradients are averaged.
-
-    It is exact where both parts have as many answer tokens, as here.
-    """
+    """What torchrun's processes count on; exact where both halves have as many answer tokens."""
     system = build_system("zhyper-diag", lowest_layer=1)
-    prompts, answers, texts = TEXTS, [" bow"] * 5, TEXTS[::-1]
 
-    def gradient(part: list[int]) -> torch.Tensor:
+    def gradient(half: slice) -> torch.Tensor:
         system.zero_grad()
-        columns = [[column[i] for i in part] for column in (prompts, answers, texts)]
-        loss, tokens, _ = system.score(*columns)
+        loss, tokens, _ = system.score(TEXTS[half], [" bow"] * len(TEXTS[half]), TEXTS[::-1][half])
         (loss.sum() / tokens.sum()).backward()
         weights = [weight for weight in system.parameters() if weight.requires_grad]
         return torch.cat([weight.grad.flatten() for weight in weights])
 
-    halves = gradient([0, 1]) + gradient([2, 3])
-    torch.testing.assert_close(halves / 2, gradient([0, 1, 2, 3]), rtol=1e-4, atol=1e-6)
+    average = (gradient(slice(2)) + gradient(slice(2, 4))) / 2
+    whole = gradient(slice(4))
+    assert (average - whole).norm() < 1e-4 * whole.norm()
 
 
 def test_only_matrices_decay_and_each_part_has_its_rate():
@@ -144,13 +140,15 @@ def test_training_moves_hypernetwork_and_encoder_and_nothing_of_the_backbone(tra
 def test_every_method_trains_a_step(job):
     rows = run(replace(job, methods="all", steps=1))["rows"]
     assert list(rows) == list(METHODS)
+    unseen = two_cultures().split("unseen")
+    texts = [record.description for record in unseen]
     for name, row in rows.items():
         system = Zhyper.load(job.run, name)
         for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
             assert row[column] == (sum(weight.numel() for weight in network.parameters()) if network else 0)
         assert row.get("steps", 0) == bool(METHODS[name].kind)
         found = row["evaluated"]["unseen"]["nll"]
-        assert evaluate(system, two_cultures().split("unseen"))["nll"] == pytest.approx(found, abs=1e-3)
+        assert evaluate(system, unseen, texts)["nll"] == pytest.approx(found, abs=1e-3)
         if METHODS[name].kind:  # B is zero before the step, and not after it
             assert found != pytest.approx(row["evaluated"]["none"]["nll"], abs=1e-6)
 
@@ -163,7 +161,7 @@ def test_every_data_set_without_a_download_trains(name, tmp_path, monkeypatch):
     if name == "atlas" and not ATLAS.is_dir():
         pytest.skip("the Ethnographic Atlas is not at hand")
     data = train.load(name, str(ATLAS) if name == "atlas" else None)
-    fewer = replace(data, records=data.records[::20], documents=data.documents[::20])
+    fewer = replace(data, records=data.records[::50], documents=data.documents[::50])
     monkeypatch.setattr(train, "load", lambda *_, **__: fewer)
     row = run(smoke(name, tmp_path, methods="zhyper-diag", steps=3))["rows"]["zhyper-diag"]
     assert row["steps"] == 3
@@ -186,10 +184,7 @@ def test_swapping_the_description_changes_the_answer(trained):
     assert results["evaluated"]["swapped"]["accuracy"] == 0.0
     assert results["evaluated"]["none"]["accuracy"] <= 0.5
     assert results["margin"] == 1.0
-
-
-def test_for_free_text_the_margin_is_how_much_higher_the_loss_of_swapped_is(trained):
-    system, data, _ = trained
+    # the margin of free text is how much higher the loss is
     results = evaluate_all(system, replace(data, free_text=True), smoke("two.jsonl", "unused"))
     right, swapped = (results["evaluated"][name]["nll"] for name in ("unseen", "swapped"))
     assert results["margin"] == pytest.approx(swapped - right)
@@ -212,13 +207,11 @@ def test_a_swapped_description_is_of_another_context_that_answers_otherwise():
 
 def test_without_a_description_every_method_is_the_frozen_model(job):
     rows = run(replace(job, methods="frozen,zhyper-diag,prompt,t2l", lr=1e-2))["rows"]
-    frozen = rows["frozen"]["evaluated"]
+    frozen = rows["frozen"]["evaluated"]["unseen"]["nll"]
     assert rows["frozen"]["margin"] == 0
     for row in rows.values():
-        assert row["evaluated"]["none"]["nll"] == pytest.approx(frozen["unseen"]["nll"], abs=1e-5)
-    assert len({found["nll"] for found in frozen.values()}) == 1
-    random_text = rows["zhyper-diag"]["evaluated"]["random"]
-    assert random_text["nll"] != pytest.approx(frozen["unseen"]["nll"], abs=1e-5)
+        assert row["evaluated"]["none"]["nll"] == pytest.approx(frozen, abs=1e-5)
+    assert rows["zhyper-diag"]["evaluated"]["random"]["nll"] != pytest.approx(frozen, abs=1e-5)
 
 
 def test_validation_looks_at_its_own_split_and_no_other(job):
@@ -248,7 +241,7 @@ def test_the_table_has_a_column_for_each_method():
     results = {"measure": "accuracy", "rows": {"lora": lora, "majority": majority}}
     assert table(results) == (
         "| accuracy | lora | majority |\n"
-        "| --- | --- | --- |\n"
+        "|---|---|---|\n"
         "| trainable | 1,234 | 0 |\n"
         "| encoder | 0 | 0 |\n"
         "| steps | 3 | 0 |\n"
@@ -268,50 +261,40 @@ def test_in_bf16_the_frozen_model_is_halved_and_what_is_trained_is_not(job, tmp_
     assert nll["bf16"] == pytest.approx(nll["fp32"], abs=0.1)
     saved = read_torch(other.run / "zhyper-diag.pt")
     for part, dtype in (("backbone", torch.bfloat16), ("encoder", torch.float32), ("hypernetwork", torch.float32)):
-        assert {weight.dtype for weight in saved[part]["weights"].values()} == {dtype}
+        assert {weight.dtype for weight in saved[part]["weights"].values() if weight.is_floating_point()} == {dtype}
 
 
 # ---- what a run says
 
 
-def test_training_can_be_watched_on_stderr_and_in_the_log(job, capsys):
+def test_a_run_says_what_it_starts_with_and_how_training_goes(job, capsys):
+    with_records(job, lambda records: records[:-1])
     run(replace(job, steps=5))
-    log = log_of(job)
-    columns = ["method", "step", "loss", "validation_loss", "learning_rate", "tokens_per_second"]
-    assert list(log[0]) == columns
-    steps = [(line["method"], line["step"]) for line in log]
-    expected = [("backbone", "2"), ("backbone", "4"), ("zhyper-diag", "2"), ("zhyper-diag", "4"), ("zhyper-diag", "5")]
-    assert steps == expected  # every two steps, and the last
     said = capsys.readouterr().err
+    assert said.startswith("two, train: 4 records of 2 contexts\ntwo, unseen: 3 records of 2 contexts\n")
+    log = log_of(job)
+    assert list(log[0]) == ["method", "step", "loss", "validation_loss", "learning_rate", "tokens_per_second"]
+    steps = [f"{line['method']} {line['step']}" for line in log]  # every two, and the last
+    assert steps == ["backbone 2", "backbone 4", "zhyper-diag 2", "zhyper-diag 4", "zhyper-diag 5"]
     for line in log:
         assert "  ".join(f"{name} {value}" for name, value in line.items()) in said
 
 
-def test_a_run_begins_with_what_there_is_of_each_split(job, capsys):
-    with_records(job, lambda records: records[:-1])
-    run(replace(job, methods="frozen"))
-    first, second, *_ = capsys.readouterr().err.splitlines()
-    assert first == "two, train: 4 records of 2 contexts"
-    assert second == "two, unseen: 3 records of 2 contexts"
+@pytest.mark.parametrize("count", [2, 3])
+def test_records_that_are_too_long_are_left_out_and_counted_up_to_a_tenth(count, job, capsys):
+    def lengthen(records: list[Record]) -> list[Record]:
+        """Twenty to train on, so many of them with a description that no model here can read."""
+        long = [record._replace(description="bow " * 300) for record in records[:count]]
+        return long + (records[:4] * 5)[count:] + records[4:]
 
-
-def many(records: list[Record], too_long: int) -> list[Record]:
-    """Twenty records to train on, so many of them with a description that no model here can read."""
-    train_records = records[:4] * 5
-    long = [record._replace(description="bow " * 300) for record in train_records[:too_long]]
-    return long + train_records[too_long:] + records[4:]
-
-
-def test_records_that_are_too_long_are_left_out_and_counted(job, capsys):
-    run(with_records(job, lambda records: many(records, too_long=2)))
-    assert "two, train: 2 records are left out, too long for the models\n" in capsys.readouterr().err
-
-
-def test_data_of_which_a_tenth_is_too_long_is_refused_before_training(job):
-    with_records(job, lambda records: many(records, too_long=3))
-    with pytest.raises(ValueError, match="train loses 3 records that are too long"):
+    with_records(job, lengthen)
+    if count == 2:
         run(job)
-    assert not list(job.run.glob("*.pt"))
+        assert "two, train: 2 records are left out, too long for the models\n" in capsys.readouterr().err
+    else:
+        with pytest.raises(ValueError, match="train loses 3 records that are too long"):
+            run(job)
+        assert not list(job.run.glob("*.pt"))
 
 
 # ---- the run folder
@@ -324,14 +307,13 @@ from model import EncoderConfig, ModelConfig
 from train import Preset
 train.PRESETS["smoke"] = {TINY!r}
 train.PRETRAIN_TOKENS = 32
-"""
-HANG = """
 write_log = train.write_log
-def hang(settings, line):
+def write_and_hang(settings, line):
     write_log(settings, line)
-    while line["method"] == "zhyper-diag" and line["step"] == 4:
+    while "--hang" in sys.argv[0] and line["method"] == "zhyper-diag" and line["step"] == 4:
         time.sleep(1)
-train.write_log = hang
+train.write_log = write_and_hang
+train.main()
 """
 
 
@@ -340,31 +322,26 @@ def words_of(job: Settings) -> list[str]:
     return [*words, "--methods", job.methods, "--steps", str(job.steps)]
 
 
-def start(job: Settings, *launcher: str, more: str = "", **environment: str) -> subprocess.Popen:
-    """A process of its own that does the job; what it prints goes to the files stdout and stderr."""
-    folder = Path(job.out).parent
-    script = folder / "tiny_train.py"
-    script.write_text(f"{SCRIPT}{more}\ntrain.main()\n", encoding="utf-8")
-    command = [sys.executable, *launcher, str(script), *words_of(job)]
+def command(job: Settings, *launcher: str, name: str = "tiny.py") -> list[str]:
+    """The job as a command, where the smoke preset is the tiny one in that process too."""
+    script = Path(job.out).with_name(name)
+    script.write_text(SCRIPT, encoding="utf-8")
+    return [sys.executable, *launcher, str(script), *words_of(job)]
+
+
+def printed(command: list[str], **environment: str) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
-        return subprocess.Popen(command, stdout=out, stderr=err, env=environment)
-
-
-def printed_by(job: Settings, process: subprocess.Popen) -> str:
-    """What it prints, once it has ended as it should."""
-    folder = Path(job.out).parent
-    try:
-        assert process.wait(timeout=200) == 0, (folder / "stderr").read_text(encoding="utf-8")
-    finally:
-        process.kill()
-    return (folder / "stdout").read_text(encoding="utf-8")
+    done = subprocess.run(command, env=environment, timeout=200, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint_with_its_own_tokenizer(job, monkeypatch, capsys):
     job = replace(job, steps=6)
-    process = start(job, more=HANG)  # at step 4; its last checkpoint is then that of step 2
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command(job, name="tiny--hang.py"), stdout=nothing, stderr=nothing)
     log, deadline = job.run / "log.csv", time.monotonic() + 100
+    # it hangs at step 4; its last checkpoint is then that of step 2
     while not log.is_file() or "zhyper-diag,4," not in log.read_text(encoding="utf-8"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
@@ -375,36 +352,16 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_its_own_tokenizer(job, mo
     monkeypatch.setattr(train, "pretrain", lambda *_: pytest.fail("pretrained again"))
     row = run(job)["rows"]["zhyper-diag"]
     assert "zhyper-diag: goes on from step 2" in capsys.readouterr().err
-    assert row["steps"] == 6
     assert [line["step"] for line in row["curve"]] == [2, 4, 6]
     assert Zhyper.load(job.run).tokenizer.to_str() == tokenizer
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_at(monkeypatch, method: str, step: int) -> None:
-    """Stop the next run when that step of that method is logged."""
-    write_log = train.write_log
-
-    def write_and_stop(settings: Settings, line: dict) -> None:
-        write_log(settings, line)
-        if (line["method"], line["step"]) == (method, step):
-            monkeypatch.setattr(train, "write_log", write_log)
-            raise Stop
-
-    monkeypatch.setattr(train, "write_log", write_and_stop)
-
-
-def test_a_stopped_pretraining_goes_on_too(job, monkeypatch, capsys):
-    stop_at(monkeypatch, "backbone", 4)
-    with pytest.raises(Stop):
-        run(job)
-    run(job)
-    said = capsys.readouterr().err
-    assert "backbone: goes on from step 2" in said
-    assert "zhyper-diag: goes on" not in said
+def test_a_stopped_pretraining_goes_on_too(job, capsys):
+    run(replace(job, methods="frozen"))
+    unfinished = {"measure": "accuracy", "rows": {}}  # as it was before pretraining had ended
+    (job.run / "results.json").write_text(json.dumps(unfinished), encoding="utf-8")
+    run(replace(job, methods="frozen"))
+    assert "backbone: goes on from step 4" in capsys.readouterr().err
 
 
 def test_a_finished_method_is_not_trained_twice_and_that_is_said(job, monkeypatch, capsys):
@@ -412,16 +369,12 @@ def test_a_finished_method_is_not_trained_twice_and_that_is_said(job, monkeypatc
     rows = run(replace(job, methods="lora,frozen"))["rows"]
     assert rows["lora"] == first
     assert list(rows) == ["lora", "frozen"]
-    assert "lora: finished by an earlier start" in capsys.readouterr().err
+    assert "lora: was finished by an earlier start" in capsys.readouterr().err
     assert len(log_of(job)) == 4  # two lines of the backbone, two of lora
 
 
-def test_a_method_that_was_edited_is_trained_anew(job, monkeypatch, capsys):
+def test_a_method_that_was_edited_is_trained_anew_and_not_from_the_checkpoint(job, monkeypatch, capsys):
     run(job)
-    monkeypatch.setitem(METHODS, "zhyper-diag", replace(METHODS["zhyper-diag"], lr=1e-4))
-    stop_at(monkeypatch, "zhyper-diag", 4)
-    with pytest.raises(Stop):  # the results of the older edition did not count
-        run(job)
     monkeypatch.setitem(METHODS, "zhyper-diag", replace(METHODS["zhyper-diag"], rank=2))
     run(job)
     assert "goes on" not in capsys.readouterr().err
@@ -454,15 +407,16 @@ def test_each_data_set_and_preset_has_a_folder_of_its_own():
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without it")
 def test_two_processes_of_torchrun_train_one_system_and_print_one_table(job):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    printed = printed_by(job, start(job, *launcher, CUDA_VISIBLE_DEVICES=""))
-    assert printed.count("| unseen |") == 1
-    steps = [(line["method"], line["step"]) for line in log_of(job)]
-    assert steps == [("backbone", "2"), ("backbone", "4"), ("zhyper-diag", "2"), ("zhyper-diag", "4")]
+    assert printed(command(job, *launcher), CUDA_VISIBLE_DEVICES="").count("| unseen |") == 1
+    steps = [f"{line['method']} {line['step']}" for line in log_of(job)]  # each is logged once
+    assert steps == ["backbone 2", "backbone 4", "zhyper-diag 2", "zhyper-diag 4"]
 
 
 def test_a_variable_rank_of_a_cluster_does_not_make_it_a_process_among_others(job):
-    printed = printed_by(job, start(job, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1"))
-    assert printed.startswith("| accuracy | zhyper-diag |\n")
+    shown = printed(command(job), RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    results = json.loads((job.run / "results.json").read_text(encoding="utf-8"))
+    assert shown.startswith(table(results))
+    assert list(results["rows"]) == ["zhyper-diag"]
 
 
 # ---- the command line, and what is refused
@@ -479,19 +433,11 @@ def cli(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
-def test_the_command_line_trains_and_prints_the_table(job, monkeypatch, capsys):
-    code, printed, said = cli(monkeypatch, capsys, *words_of(job))
-    assert code == 0, said
-    results = json.loads((job.run / "results.json").read_text(encoding="utf-8"))
-    assert printed.startswith(table(results))
-    assert printed.rstrip().endswith(job.out)  # where the run is
-
-
 def test_the_help_names_every_option(monkeypatch, capsys):
-    code, printed, _ = cli(monkeypatch, capsys, "--help")
+    code, shown, _ = cli(monkeypatch, capsys, "--help")
     assert code == 0
     for option in fields(Settings):
-        assert f"--{option.name.replace('_', '-')} " in printed
+        assert f"--{option.name.replace('_', '-')}" in shown
 
 
 BAD = {  # a bad command line: a part of what its last line says
@@ -518,8 +464,8 @@ BAD = {  # a bad command line: a part of what its last line says
 
 @pytest.mark.parametrize("words", BAD)
 def test_a_bad_option_is_one_line_and_exit_code_2(words, job, monkeypatch, capsys):
-    code, printed, said = cli(monkeypatch, capsys, *words_of(job), *words.split())
-    assert (code, printed) == (2, "")
+    code, shown, said = cli(monkeypatch, capsys, *words_of(job), *words.split())
+    assert (code, shown) == (2, "")
     last = said.splitlines()[-1]
     assert last.startswith("train.py: error: ")
     assert BAD[words] in last

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -95,41 +96,29 @@ def test_a_special_token_that_a_user_types_is_mere_text(tmp_path):
 def test_what_was_embedded_before_a_move_does_not_stay_behind():
     system = build_system("zhyper-diag")
     system.encoder_frozen = True
-    before = system.embed(TEXTS[:2]).detach()
+    system.embed(TEXTS[:2])
     system.to(torch.bfloat16)
-    c = system.embed(TEXTS[:3])
-    assert c.dtype == torch.bfloat16
-    assert torch.allclose(c[:2].float(), before, atol=0.1)
+    assert system.embed(TEXTS[:3]).dtype == torch.bfloat16
     assert system.score(PROMPTS, ANSWERS, TEXTS[:3])[0].isfinite().all()
-    system.to("meta")  # a device that every machine has
-    assert system.embed(TEXTS[:4]).device.type == "meta"
+    if torch.accelerator.is_available():
+        system.to(torch.accelerator.current_accelerator())
+        assert system.embed(TEXTS[:4]).device.type == system.device.type
 
 
 # ---- from an adapter to a loss
 
 
 @torch.no_grad()
-def test_the_loss_is_that_of_the_answer_and_its_end_and_of_nothing_else(system):
-    (prompt,), (both,) = (encode_open(system.tokenizer, [text], "") for text in (PROMPTS[0], PROMPTS[0] + ANSWERS[0]))
-    logits = system.backbone(torch.tensor([both]), system.adapt(TEXTS[:1]))[0]
-    expected = 0.0
-    for place in range(len(prompt), len(both)):
-        expected -= logits[place - 1].log_softmax(-1)[both[place]].item()
-    expected -= logits[-1].log_softmax(-1)[1].item()  # <eos>
-    loss, tokens, _ = system.score(PROMPTS[:1], ANSWERS[:1], TEXTS[:1])
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
-    assert tokens.item() == len(both) - len(prompt) + 1
-
-
-@torch.no_grad()
-def test_rows_of_different_lengths_are_each_scored_as_alone_in_their_order(system):
-    prompts = ["Q: what" + " now" * (i * 7 % 5) for i in range(12)]
-    answers = [" bow" + " low" * (i % 3) for i in range(12)]
-    texts = [*TEXTS, None] * 2
-    together = system.score(prompts, answers, texts)
-    for i in range(12):
-        alone = system.score(prompts[i : i + 1], answers[i : i + 1], texts[i : i + 1])
-        assert [x[i].item() for x in together] == pytest.approx([x.item() for x in alone], rel=1e-3)
+def test_the_loss_is_that_of_each_answer_and_its_end_and_of_nothing_else(system):
+    texts = [TEXTS[0], None, TEXTS[1]]
+    losses, counts, _ = system.score(PROMPTS, ANSWERS, texts)  # rows of different lengths
+    for i, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        start, ids = (encode_open(system.tokenizer, [text], "text")[0] for text in (prompt, prompt + answer))
+        logits = system.backbone(torch.tensor([ids]), system.adapt(texts[i : i + 1]))[0]
+        targets = [*ids, 1][len(start) :]  # 1 is <eos>
+        places = torch.arange(len(start) - 1, len(ids))
+        assert losses[i].item() == pytest.approx(-logits.log_softmax(-1)[places, targets].sum().item(), rel=1e-4)
+        assert counts[i] == len(targets)
 
 
 def test_an_answer_is_exact_just_when_generation_writes_it(trained):
@@ -145,29 +134,19 @@ def test_an_answer_is_exact_just_when_generation_writes_it(trained):
         assert exact == [answer == text for answer, text in zip(answers, written, strict=True)]
 
 
-def test_a_description_in_the_prompt_is_read_there_in_place_of_or_beside_an_adapter():
-    system = build_system("lora")
+def test_a_description_in_the_prompt_is_read_there_beside_an_adapter():
+    system, texts = build_system("lora"), ["the taxes", None]
+    expected = system.score(["the taxes\n" + PROMPTS[0], PROMPTS[1]], ANSWERS[:2], texts)[0]
     system.description_in_prompt = True
-    told = system.score(PROMPTS[:2], ANSWERS[:2], ["the taxes", None])[0]
-    by_hand = Zhyper(system.tokenizer, system.backbone, hypernetwork=system.hypernetwork)
-    expected = by_hand.score(["the taxes\n" + PROMPTS[0], PROMPTS[1]], ANSWERS[:2], ["the taxes", None])[0]
-    assert torch.allclose(told, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("texts", [[], TEXTS[:2]])
-def test_there_must_be_one_description_for_each_prompt(texts):
-    system = build_system("lora")
-    with pytest.raises(ValueError, match=r"^3 prompts, \d descriptions: give one for each$"):
+    assert torch.allclose(system.score(PROMPTS[:2], ANSWERS[:2], texts)[0], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="^3 prompts, 2 descriptions: give one for each$"):
         system.generate(PROMPTS, texts)
-    with pytest.raises(ValueError, match="give one for each"):
-        system.score(PROMPTS, ANSWERS, texts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kept_states_give_the_same_step_and_nothing_below_the_lowest_layer_is_computed_in_it(kind):
-    system = build_system(kind, lowest_layer=1).train()
-    rows, texts = system.encode_rows(PROMPTS, ANSWERS, TEXTS[:3]), TEXTS[:3]
-    computed = []
+    system, texts, computed = build_system(kind, lowest_layer=1), TEXTS[:3], []
+    rows = system.encode_rows(PROMPTS, ANSWERS, texts)
     for layer, block in enumerate(system.backbone.layers):
         block.register_forward_hook(lambda *_, layer=layer: computed.append(layer))
 
@@ -180,29 +159,29 @@ def test_kept_states_give_the_same_step_and_nothing_below_the_lowest_layer_is_co
     expected = step(rows, texts)
     kept = system.with_states(rows)
     computed.clear()
-    found = step(kept, texts)
+    for found, right in zip(step(kept, texts), expected, strict=True):
+        assert torch.allclose(found, right, rtol=1e-3, atol=1e-4)
     assert computed == [1]
-    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(found, expected, strict=True))
     assert expected[-1].abs().max() > 1e-3
-    some = step(kept.take([2, 0, 0]), [texts[2], texts[1], texts[0]])[0]
-    assert torch.allclose(some[[0, 2]], expected[0][[2, 0]], rtol=1e-3)  # others beside them, and another length
-    assert (some[1] - some[2]).abs() > 1e-3 or kind == "lora"  # the same row under another text
+    found = step(kept.take([2, 0, 0]), [texts[2], texts[1], texts[0]])[0]
+    assert torch.allclose(found[[0, 2]], expected[0][[2, 0]], rtol=1e-3)
+    assert (found[1] - found[2]).abs() > 1e-3 or kind == "lora"  # the same row under another text
 
 
 def test_a_bf16_backbone_computes_nearly_the_same_and_what_is_trained_stays_fp32(reader, tmp_path):
     for name, weight in reader.hypernetwork.named_parameters():
         if name.startswith(("B.", "heads.")):  # an update of the size that training gives it
-            weight.data *= 0.1
-    expected = logits_of(reader, some_ids(3), TEXTS[:3])
+            weight.data *= 0.05
+    expected, frozen = (logits_of(reader, some_ids(3), texts) for texts in (TEXTS[:3], None))
     reader.backbone.to(torch.bfloat16)
     found = logits_of(reader, some_ids(3), TEXTS[:3])
     assert found.dtype == torch.bfloat16
-    assert (found - expected).abs().mean() < 0.05 * expected.std()
-    optimizer = torch.optim.AdamW(train.parameter_groups(reader.train(), lr=1e-3))
+    assert (found - expected).abs().mean() < 0.1 * (frozen - expected).abs().mean()
+    optimizer = torch.optim.AdamW(train.parameter_groups(reader, lr=1e-3))
     reader.score(PROMPTS, ANSWERS, TEXTS[:3])[0].sum().backward()
     optimizer.step()
-    for part in (reader.encoder, reader.hypernetwork):
-        assert {(weight.dtype, weight.grad.dtype) for weight in part.parameters()} == {(torch.float32,) * 2}
+    trained = [*reader.encoder.parameters(), *reader.hypernetwork.parameters()]
+    assert {(weight.dtype, weight.grad.dtype) for weight in trained} == {(torch.float32, torch.float32)}
     reader.save(tmp_path / "x.pt")
     again = Zhyper.load(tmp_path, "x")
     assert again.backbone.embed_tokens.weight.dtype == torch.bfloat16
@@ -224,10 +203,6 @@ def read_again(system: Zhyper, prompt: str, text: str | None, most: int) -> list
     return row[start:]
 
 
-def spell(system: Zhyper, tokens: list[list[int]]) -> list[str]:
-    return [system.tokenizer.decode(row) for row in tokens]
-
-
 def test_generation_is_reading_everything_again_row_by_row_until_either_end_token(system):
     system.double()
     prompts, texts = [*PROMPTS, PROMPTS[0]], [TEXTS[2], TEXTS[0], TEXTS[1], None]
@@ -237,9 +212,9 @@ def test_generation_is_reading_everything_again_row_by_row_until_either_end_toke
     system.backbone.config = replace(system.backbone.config, eos=ends)
     expected = [read_again(system, *pair, 9) for pair in pairs]
     assert len(expected[0]) <= 3 and len(expected[2]) <= 5
-    assert system.generate(prompts, texts, 9) == spell(system, expected)
+    assert system.generate(prompts, texts, 9) == system.tokenizer.decode_batch(expected)
     system.backbone.config = replace(system.backbone.config, eos=(1,))
-    assert system.generate(prompts, texts, 9) == spell(system, endless)
+    assert system.generate(prompts, texts, 9) == system.tokenizer.decode_batch(endless)
     assert len(set(map(tuple, endless))) == 4
 
 
@@ -248,17 +223,14 @@ def test_a_row_ends_when_it_is_full_and_a_shorter_one_beside_it_goes_on():
     prompts = ["people", " bow" * 63, " bow" * 61]
     expected = [read_again(system, prompt, TEXTS[0], 20) for prompt in prompts]
     assert [len(row) for row in expected] == [20, 1, 3]  # 64 tokens is all that it reads
-    assert system.generate(prompts, TEXTS[:1] * 3, 20) == spell(system, expected)
-    with pytest.raises(ValueError, match="64 tokens long, of at most 63"):
-        system.generate([" bow" * 64])
+    assert system.generate(prompts, TEXTS[:1] * 3, 20) == system.tokenizer.decode_batch(expected)
 
 
 def test_the_same_seed_draws_the_same_answers_and_another_seed_others():
     system = build_system("zhyper-diag")
-    options = {"descriptions": TEXTS[:3], "max_new_tokens": 12, "temperature": 2.0}
-    first, again, other = (system.generate(PROMPTS, **options, seed=seed) for seed in (1, 1, 2))
-    assert first == again != other
-    assert system.generate(PROMPTS, TEXTS[:3], 12) not in (first, other)
+    drawn = [system.generate(PROMPTS, TEXTS[:3], temperature=2.0, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert system.generate(PROMPTS, TEXTS[:3]) not in drawn
 
 
 # ---- one description's adapter, taken away
@@ -285,19 +257,15 @@ def test_a_backbone_that_was_compiled_is_merged_and_saved_like_any_other(tmp_pat
     system.backbone.compile(backend="eager")
     system.backbone(ids)
     assert torch.allclose(system.merge(TEXTS[0])(ids), adapted, atol=1e-4)
-    system.backbone = torch.compile(system.backbone, backend="eager")
-    assert torch.allclose(system.merge(TEXTS[0])(ids), adapted, atol=1e-4)
     system.save(tmp_path / "x.pt")
     assert torch.allclose(logits_of(Zhyper.load(tmp_path, "x"), ids, TEXTS[:1] * 2), adapted, atol=1e-4)
 
 
-def test_what_makes_no_adapter_from_a_text_refuses_to_merge_and_to_export(tmp_path):
+def test_what_makes_no_adapter_from_a_text_refuses_to_give_one():
     system = build_system("lora")
     for one in (system, Zhyper(system.tokenizer, system.backbone)):
-        for take in (one.merge, one.adapter_of, lambda text, one=one: one.export(text, str(tmp_path / "x"), base="y")):
-            with pytest.raises(ValueError, match="generates no adapter from a text"):
-                take(TEXTS[0])
-    assert not (tmp_path / "x").exists()
+        with pytest.raises(ValueError, match="generates no adapter from a text"):
+            one.merge(TEXTS[0])
 
 
 def test_an_exported_folder_is_complete_and_holds_the_updates(reader, tmp_path):
@@ -314,22 +282,6 @@ def test_an_exported_folder_is_complete_and_holds_the_updates(reader, tmp_path):
         A, B = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
         assert (len(A), B.shape[1]) == (4, 4)
         assert torch.allclose(8 / 4 * B @ A, update.delta(), atol=1e-5)
-
-
-def test_an_export_needs_a_name_for_the_frozen_model_and_a_new_folder(tmp_path):
-    pytest.importorskip("safetensors")
-    system, to = build_system("zhyper-diag"), str(tmp_path / "to")
-    for base in (None, ""):
-        with pytest.raises(ValueError, match="--backbone FOLDER .* --base"):
-            system.export(TEXTS[0], to, base=base)
-    assert not os.listdir(tmp_path)
-    system.export(TEXTS[0], to, base="somebody/model")
-    before = (tmp_path / "to" / "adapter_model.safetensors").read_bytes()
-    for folders in ((to, str(tmp_path / "new")), (str(tmp_path / "new"), to)):
-        with pytest.raises(ValueError, match="to exists: choose another folder"):
-            system.export(TEXTS[1], *folders)
-    assert os.listdir(tmp_path) == ["to"]
-    assert (tmp_path / "to" / "adapter_model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", [*READERS, "shared-a"])
@@ -365,15 +317,14 @@ def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
     if kind is None:
         system.hypernetwork = None
     system.encoder_tokenizer = train_tokenizer([*TEXTS, "people greet"], 290)
-    system.encoder_frozen, system.description_in_prompt = kind == "t2l", kind in ("lora", None)
+    system.encoder_frozen, system.description_in_prompt = kind == "t2l", kind == "lora"
     system.template = "Q: {}\nA:"
     system.backbone.config = replace(system.backbone.config, eos=(1, 7))
-    system.save(tmp_path / "mine.pt")
-    system.save(tmp_path / "mine.pt")  # in place of the first
+    for _ in range(2):  # the second time in place of the first
+        system.save(tmp_path / "mine.pt")
     assert os.listdir(tmp_path) == ["mine.pt"]
     again = Zhyper.load(str(tmp_path), "mine", device="cpu")
-    with torch.no_grad():
-        expected, found = (one.score(PROMPTS, ANSWERS, TEXTS[:3])[0] for one in (system, again))
+    expected, found = (one.score(PROMPTS, ANSWERS, TEXTS[:3])[0] for one in (system, again))
     assert torch.allclose(found, expected, rtol=1e-4)
     for name in ("template", "description_in_prompt", "encoder_frozen"):
         assert getattr(again, name) == getattr(system, name)
@@ -383,19 +334,17 @@ def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
 
 
 class Bomb:
-    def __init__(self, mark):
-        self.mark = str(mark)
-
     def __reduce__(self):
-        return os.mkdir, (self.mark,)
+        return os.mkdir, ("mark",)
 
 
-def test_no_code_from_a_file_is_run_and_a_damaged_or_missing_file_is_named(tmp_path):
+def test_no_code_from_a_file_is_run_and_a_damaged_or_missing_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "zhyper-diag.pt"
-    torch.save({"tokenizer": Bomb(tmp_path / "mark")}, path)
+    torch.save({"tokenizer": Bomb()}, path)
     with pytest.raises(ValueError, match=r"zhyper-diag\.pt is damaged"):
         Zhyper.load(tmp_path)
-    assert not (tmp_path / "mark").exists()
+    assert os.listdir(tmp_path) == [path.name]
     build_system("zhyper-diag").save(path)
     path.write_bytes(path.read_bytes()[:-999])
     with pytest.raises(ValueError, match=r"zhyper-diag\.pt is damaged"):
@@ -413,14 +362,7 @@ def cli(monkeypatch, capsys):
     """Runs a command; returns its exit code, what it printed, and its errors. Keys are pressed as `typed` says."""
 
     def run(*arguments, typed=(), end=EOFError) -> tuple[int, str, str]:
-        lines = iter(typed)
-
-        def read_line(_) -> str:
-            for line in lines:
-                return line
-            raise end
-
-        monkeypatch.setattr("builtins.input", read_line)
+        monkeypatch.setattr("builtins.input", Mock(side_effect=[*typed, end]))
         monkeypatch.setattr(sys, "argv", ["zhyper.py", *map(str, arguments)])
         code = 0
         try:
@@ -469,14 +411,13 @@ def test_a_conversation_goes_on_after_a_mistake_under_the_description_before_it(
     assert cli("chat", *saved, typed=["/quit", ask])[1].count("\n") == 1
 
 
-def test_ones_own_records_are_asked_in_chat_in_their_prompt_form(trained, tmp_path, cli, monkeypatch, capsys):
+def test_ones_own_records_are_asked_in_chat_in_their_prompt_form(trained, tmp_path, cli, monkeypatch):
     system, data, _ = trained
-    path = tmp_path / "mine.jsonl"
-    monkeypatch.setattr(sys, "argv", ["cultures", str(path), "--rows", "20"])
+    monkeypatch.setattr(sys, "argv", ["cultures", str(tmp_path / "mine.jsonl"), "--rows", "20"])
     cultures.main()
-    exported = read_jsonl(path)
-    assert exported.template == "Q: {}\nA:"
-    mine = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, template=exported.template)
+    template = read_jsonl(tmp_path / "mine.jsonl").template
+    assert template == "Q: {}\nA:"
+    mine = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, template=template)
     mine.save(tmp_path / "mine.pt")
     typed = [f"/describe {data.records[0].description}", "how do they greet?"]
     assert "adapted:  bow\n" in cli("chat", "--run", tmp_path, "--method", "mine", typed=typed)[1]
@@ -489,7 +430,6 @@ def test_explain_shows_the_numbers_of_the_model(kind, cli, tmp_path):
     words = ["--run", tmp_path, "--method", "x", "--description", TEXTS[0], "--prompt", "people"]
     code, out, _ = cli("explain", *words)
     assert code == 0 and "people| bow| low" in out
-    assert str(tuple(system.embed(TEXTS[:1]).shape)) in out
     adapter = system.adapter_of(TEXTS[0])
     for (layer, module), norm in system.relative_norms(adapter).items():
         assert re.search(rf"layer {layer} {module} .*\b{norm:.3f}", out)
@@ -499,14 +439,19 @@ def test_explain_shows_the_numbers_of_the_model(kind, cli, tmp_path):
         assert f"{system.tokenizer.decode([token])!r} {probability:.3f}" in out
 
 
-def test_export_writes_the_adapter_and_the_frozen_model(saved, cli, tmp_path):
+def test_export_writes_the_adapter_and_the_frozen_model_and_replaces_nothing(saved, cli, tmp_path):
     pytest.importorskip("safetensors")
-    words = ["--description", "people bow", "--to", tmp_path / "to", "--backbone", tmp_path / "llama"]
-    code, out, _ = cli("export", *saved, *words)
-    assert code == 0 and str(tmp_path / "to") in out
-    config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str((tmp_path / "llama").resolve())
-    assert (tmp_path / "llama" / "model.safetensors").exists()
+    to, llama, new = (tmp_path / name for name in ("to", "llama", "new"))
+    words = ["export", *saved, "--description", "people bow", "--to"]
+    assert cli(*words, to, "--backbone", llama)[0] == 0
+    config = json.loads((to / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(llama.resolve())
+    before = (to / "adapter_model.safetensors").read_bytes()
+    for folders in ([to, "--backbone", new], [new, "--backbone", llama]):
+        code, _, err = cli(*words, *folders)
+        assert code == 2 and "exists: choose another folder" in err
+    assert sorted(os.listdir(tmp_path)) == ["llama", "mine.pt", "to"]
+    assert (to / "adapter_model.safetensors").read_bytes() == before
 
 
 ASK = ["generate", "--description", "bow", "--prompt", "how?"]
@@ -521,6 +466,7 @@ ASK = ["generate", "--description", "bow", "--prompt", "how?"]
         ([*ASK, "--method", "t2l"], "no file"),
         ([*ASK, "--device", "nonsense"], "nonsense"),
         (["explain", *ASK[1:], "--method", "lora"], "generates no adapter from a text"),
+        (["export", *ASK[1:3], "--to", "x", "--base", "y", "--method", "lora"], "generates no adapter"),
         (["export", "--description", "bow", "--to", "x"], "--base"),
         (["export", "--description", "bow"], "--to"),
     ],
@@ -533,11 +479,8 @@ def test_bad_input_is_a_line_and_exit_code_2(arguments, message, cli, tmp_path):
     assert message in err.splitlines()[-1] and "error: " in err.splitlines()[-1]
 
 
-# ---- speed
-
-
 class CountOperators(TorchDispatchMode):
-    """Counts what is dispatched and computes anything: on a GPU each such operator is at least one launch."""
+    """Counts what is dispatched and computes anything: on a GPU each such operator is a launch or more."""
 
     count = 0
 
@@ -547,13 +490,13 @@ class CountOperators(TorchDispatchMode):
 
 
 def test_a_training_step_dispatches_few_operators():
-    preset, settings, tokenizer = train.PRESETS["default"], train.Settings(device="cpu"), train_tokenizer(TEXTS, 300)
-    system = Zhyper(tokenizer, GPT(preset.backbone), Encoder(preset.encoder))
-    system.add_hypernetwork(settings.hyper_config(train.METHODS["zhyper-diag"]))
+    preset = train.PRESETS["default"]
+    system = Zhyper(train_tokenizer(TEXTS, 300), GPT(preset.backbone), Encoder(preset.encoder))
+    system.add_hypernetwork(train.Settings(device="cpu").hyper_config(train.METHODS["zhyper-diag"]))
     optimizer = torch.optim.AdamW(train.parameter_groups(system, lr=1e-3), fused=True)
     counts = []
-    for descriptions in (2, 2, preset.batch):  # the first step of an optimizer does more
-        texts = [" bow" * (1 + i % 9) for i in range(descriptions)] * preset.questions
+    for descriptions in (2, 2, 32):  # the first step of an optimizer does more
+        texts = [" bow" * (1 + i % 9) for i in range(descriptions)] * 4
         prompts = [PROMPTS[i % 3] for i in range(len(texts))]
         rows = system.with_states(system.encode_rows(prompts, [" sing"] * len(texts), texts))
         with CountOperators() as operators:

@@ -4,6 +4,7 @@ python tests/evidence/params.py --backbone mistral-7b --rank 8 --modules q,v
 
 Networks are built on torch's meta device, without memory. Memory is a formula, which a test holds to a small run.
 """
+# ruff: noqa: E402
 
 import argparse
 import sys
@@ -14,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice  # noqa: E402
+from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 
 
 @dataclass(frozen=True)

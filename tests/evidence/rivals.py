@@ -4,6 +4,7 @@ Importing this file adds them: train.METHODS and hyper.HYPERNETWORKS then have t
 and saves them like its own. Each class says in a line what it is. A name such as "zhyper-diag@rank=12" is a method
 with some fields changed, of Rival or of hyper.HyperConfig. trials.json has what `run.py tune` tried.
 """
+# ruff: noqa: E402
 
 import json
 import sys
@@ -19,24 +20,13 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import train  # noqa: E402
-from data import Data  # noqa: E402
-from data.batches import NO_TARGET, Rows  # noqa: E402
-from hyper import (  # noqa: E402  # noqa: E402
-    HYPERNETWORKS,
-    TRUNKS,
-    Adapter,
-    HyperConfig,
-    Hypernetwork,
-    TextToLoRA,
-    ZhyperDiag,
-    ZhyperSquare,
-    check_choice,
-    lora_A,
-)
-from model import GPT  # noqa: E402
-from train import METHODS, Method  # noqa: E402
-from zhyper import Zhyper  # noqa: E402
+import train
+from data import Data
+from data.batches import NO_TARGET, Rows
+from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork, TextToLoRA, ZhyperDiag, ZhyperSquare, lora_A
+from model import GPT
+from train import METHODS, Method
+from zhyper import Zhyper
 
 TRIALS = Path(__file__).with_name("trials.json")
 
@@ -133,14 +123,10 @@ class Rescaling(Hypernetwork):
 
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
-        self.trunk = TRUNKS[config.trunk](config, layers, d_text)
         heads = {module: nn.Linear(self.trunk.features, shapes[module][1]) for module in config.modules}
         self.heads = nn.ModuleDict(heads)
         for weight in self.heads.parameters():
             nn.init.zeros_(weight)
-
-    def measure(self, c: Tensor) -> None:
-        self.trunk.standardise.measure(c)
 
     def take(self, backbone: GPT) -> None:
         self.linear = backbone.linear  # a method: so W is not saved with this network
@@ -218,6 +204,8 @@ THEIRS = {"Zhyper": AuthorsSystem, "learning_rate": linear_rate, "parameter_grou
 class Derived(Hypernetwork):
     """A trained hypernetwork, of which another is made with `more`: embeddings of training texts, or a number."""
 
+    reads_text = False  # so that it gets no trunk of its own
+
     def __init__(self, trained: Hypernetwork, more):
         super().__init__(trained.config, trained.layers, {}, 0)
         self.reads_text, self.trained, self.more = trained.reads_text, trained, more
@@ -280,7 +268,7 @@ FRONT += [f"zhyper-diag@rank={r}@gated_features={f}" for r, f in ((64, 448), (32
 def changed(name: str) -> Rival:
     """What a name like "zhyper-diag@rank=12@lr=1e-3" stands for. Raises ValueError."""
     base, *changes = name.split("@")
-    check_choice("method", base, METHODS)
+    train.check_choice("method", base, METHODS)
     method = Rival(**vars(METHODS[base]))
     types = {field.name: field.type for kind in (HyperConfig, Rival) for field in fields(kind)}
     for change in changes:

@@ -10,6 +10,7 @@ python tests/evidence/run.py tune --data hard_cultures --seed 100 --steps 120   
 The first trains each seed in a run folder of train.py's, seedN in --out, and goes on if it was stopped. Beside
 results.json there is then evidence.json, with the same rows and more numbers. EVIDENCE.md holds the tables.
 """
+# ruff: noqa: E402
 
 import argparse
 import json
@@ -26,14 +27,14 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-import rivals  # noqa: E402
-from prompts import best_prompt  # noqa: E402
-from rivals import DERIVED, FRONT, Rival, Stronger, changed, derive, reading, trained_as, use_trials  # noqa: E402
+import rivals
+from prompts import best_prompt
+from rivals import DERIVED, FRONT, Rival, Stronger, changed, derive, reading, trained_as, use_trials
 
-import train  # noqa: E402
-from data import Data, Record, cultures  # noqa: E402
-from train import METHODS, option  # noqa: E402
-from zhyper import Zhyper  # noqa: E402
+import train
+from data import Data, Record, cultures
+from train import METHODS, option
+from zhyper import Zhyper
 
 UNTRAINED = ["best-prompt", *DERIVED]  # rows that train.py cannot make
 TIMED_STEPS = 10
@@ -116,7 +117,7 @@ def seconds_a_step(job: train.Settings, path: Path) -> dict[str, float]:
     if set(names) - set(known):
         data = train.read_data(job)
         base = train.build_base(data, job)
-        data = train.fitting(data, base, job)
+        data = train.leave_out_long(data, base, job)
         data = replace(data, records=train.some(data.split("train"), 400, 0))
     for name in set(names) - set(known):
         for steps in (2, TIMED_STEPS):  # the first two do not count
@@ -147,7 +148,7 @@ def complete(job: train.Settings, names: Sequence[str]) -> dict:
         data = train.read_data(job)
         train.open_run(replace(job, force=False), data)  # raises for data that has changed
         base = train.build_base(data, job)
-        data = train.fitting(data, base, job)
+        data = train.leave_out_long(data, base, job)
     for name, source in wanted.items():
         if name in UNTRAINED:
             system = derive(name, data, job) if name in DERIVED else best_prompt(base, data, job, judge)
@@ -173,13 +174,14 @@ def read_json(path: Path) -> dict:
 
 
 def more_numbers(system: Zhyper, data: Data, job: train.Settings) -> dict:
-    """Of each split the accuracy of the likeliest choice, and which records are right, as "0110..." ."""
-    choice, right = {}, {}
+    """Of each split the accuracy by choice, and which records are right, as a text "0110..."."""
+    found, right = {}, {}
     for split, records in train.evaluated_splits(data, job).items():
-        right[split] = "".join(str(int(exact)) for exact in train.score_records(system, records)[2])
+        exact = train.score_records(system, records, [record.description for record in records])[2]
+        right[split] = "".join(str(int(each)) for each in exact)
         if all(len(record.choices) > 1 for record in records):
-            choice[split] = choice_accuracy(system, records)
-    return {"choice": choice, "right": right}
+            found[f"choice, {split}"] = {"accuracy": choice_accuracy(system, records)}
+    return {"choice": found, "right": right}
 
 
 def choice_accuracy(system: Zhyper, records: Sequence[Record]) -> float:
@@ -187,16 +189,17 @@ def choice_accuracy(system: Zhyper, records: Sequence[Record]) -> float:
     candidates = []
     for record in records:
         candidates += [record._replace(answer=choice) for choice in record.choices]
-    loss, tokens, _ = train.score_records(system, candidates)
+    loss, tokens, _ = train.score_records(system, candidates, [candidate.description for candidate in candidates])
     per_token = (loss / tokens).split([len(record.choices) for record in records])
     pairs = zip(records, per_token, strict=True)
     return statistics.mean(record.choices[losses.argmin()] == record.answer for record, losses in pairs)
 
 
 def judge(system: Zhyper, records: Sequence[Record]) -> float:
+    """By choice, or else by the loss: more is better."""
     if all(len(record.choices) > 1 for record in records):
         return choice_accuracy(system, records)
-    return -train.evaluate(system, records)["nll"]
+    return -train.evaluate(system, records, [record.description for record in records])["nll"]
 
 
 # ---- tables
@@ -225,45 +228,39 @@ def by_method(parts: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def scores(rows: Sequence[dict], split: str, measure: str = "accuracy") -> list[float | None]:
-    return [row["evaluated"].get(split, {}).get(measure) for row in rows]
+    return [(row["evaluated"] | row.get("choice", {})).get(split, {}).get(measure) for row in rows]
 
 
 def main_table(parts: Sequence[dict]) -> str:
-    """A row for each method: sizes, every split, the controls, and the margin."""
+    """A row for each method: its sizes, every split, the controls, the margin, and accuracy by choice."""
     groups, measure = by_method(parts), parts[0]["measure"]
-    splits = list(dict.fromkeys(split for rows in groups.values() for split in rows[0]["evaluated"]))
     sizes = ["trainable", "encoder", "steps", "seconds"]
+    splits = list(dict.fromkeys(split for rows in groups.values() for split in rows[0]["evaluated"]))
+    choices = list(dict.fromkeys(split for rows in groups.values() for split in rows[0].get("choice", {})))
     body = []
     for name, rows in groups.items():
-        cells = [cell([row.get(size, 0) for row in rows], 0) for size in sizes]
+        cells = [name, *(cell([row.get(size, 0) for row in rows], 0) for size in sizes)]
         cells += [cell(scores(rows, split, measure)) for split in splits]
-        body.append([name, *cells, cell([row.get("margin") for row in rows])])
-    return markdown([measure, *sizes, *splits, "margin"], body)
-
-
-def choice_table(parts: Sequence[dict]) -> str:
-    """The same by choice: how often the right answer is the likeliest of those that are possible."""
-    groups = {name: [row.get("choice", {}) for row in rows] for name, rows in by_method(parts).items()}
-    splits = list(dict.fromkeys(split for rows in groups.values() for split in rows[0]))
-    body = []
-    for name, rows in groups.items():
-        if rows[0]:
-            body.append([name, *(cell([row.get(split) for row in rows]) for split in splits)])
-    return markdown(["choice", *splits], body) if splits else ""
+        cells.append(cell([row.get("margin") for row in rows]))
+        cells += [cell(scores(rows, split)) for split in choices]
+        body.append(cells)
+    return markdown([measure, *sizes, *splits, "margin", *choices], body)
 
 
 def difference_table(parts: Sequence[dict], against: str) -> str:
-    """How far each method is ahead of one of them, on the same records: 95 % intervals."""
+    """How far each method is ahead of one of them, on the same records, with 95 % intervals."""
     splits = [split for split in COMPARED if split in parts[0]["contexts"]]
     body = []
     for name in by_method(parts):
-        pairs = [(part["rows"].get(name, {}), part["rows"].get(against, {}), part["contexts"]) for part in parts]
-        pairs = [pair for pair in pairs if pair[0].get("right") and pair[1].get("right")]
-        if name == against or not pairs:
+        both = [part for part in parts if part["rows"].get(name, {}).get("right") and against in part["rows"]]
+        if name == against or not both:
             continue
         cells = [name]
         for split in splits:
-            found = [by_context(one["right"][split], two["right"][split], names[split]) for one, two, names in pairs]
+            found = []
+            for part in both:
+                one, two = (part["rows"][method]["right"][split] for method in (name, against))
+                found.append(by_context(one, two, part["contexts"][split]))
             cells.append(verdict(*paired_interval(found)))
         body.append(cells)
     return markdown([f"− {against}", *splits], body) if body else ""
@@ -279,9 +276,9 @@ def by_context(one: str, two: str, contexts: Sequence[str]) -> np.ndarray:
 
 
 def paired_interval(seeds: Sequence[np.ndarray], draws: int = 2000) -> tuple[float, float, float]:
-    """Mean and 95 % interval of differences (`by_context`, an array a seed), by a bootstrap.
+    """Mean and 95 % interval of differences (`by_context`, an array for each seed), by a bootstrap.
 
-    Seeds are drawn with replacement, and in each seed contexts, since records of one context go together.
+    Seeds are drawn with replacement, and in each of them contexts, since the records of one context go together.
     """
     rng = np.random.default_rng(0)
     sums = np.stack([seed[rng.integers(len(seed), size=(draws, len(seed)))].sum(1) for seed in seeds])  # (s, draws, 2)
@@ -298,21 +295,18 @@ def verdict(mean: float, low: float, high: float) -> str:
 
 
 def front_table(parts: Sequence[dict], other: str = "t2l-gated") -> str:
-    """How many times fewer parameters each size trains than `other` needs for the same accuracy, seed by seed."""
+    """How many times fewer parameters a method trains than `other` needs for the same accuracy, seed by seed."""
     splits = [split for split in COMPARED[1:] if split in parts[0]["contexts"]]
     body = []
     for name, rows in by_method(parts).items():
-        if name.split("@")[0] not in ("zhyper-diag", "zhyper-square", "singular-ab", "rescaling"):
+        if not rows[0].get("trainable") or None in scores(rows, splits[0]) or name.startswith((other, "lora")):
             continue
         cells = [name, cell([row["trainable"] for row in rows], 0)]
         for split in splits:
             ratios = []
-            for part in parts:
-                points = points_of(part, other, split)
-                if name in part["rows"] and len(points) > 1:
-                    own = part["rows"][name]
-                    needs, bound = needed(points, own["evaluated"][split]["accuracy"])
-                    ratios.append(f"{bound}{needs / own['trainable']:.1f}")
+            for part, row in zip(parts, rows, strict=False):
+                needs, bound = needed(points_of(part, other, split), row["evaluated"][split]["accuracy"])
+                ratios.append(f"{bound}{needs / row['trainable']:.1f}")
             cells += [cell(scores(rows, split)), ", ".join(ratios)]
         body.append(cells)
     head = [title for split in splits for title in (split, "times fewer")]
@@ -321,42 +315,42 @@ def front_table(parts: Sequence[dict], other: str = "t2l-gated") -> str:
 
 def points_of(part: dict, method: str, split: str) -> list[tuple[int, float]]:
     """(trained parameters, accuracy) of every size of a method, smallest first."""
-    rows = [row for name, row in part["rows"].items() if name.split("@")[0] == method and split in row["evaluated"]]
-    return sorted((row["trainable"], row["evaluated"][split]["accuracy"]) for row in rows)
+    rows = [row for name, row in part["rows"].items() if name.split("@")[0] == method]
+    points = [(row["trainable"], row["evaluated"].get(split, {}).get("accuracy")) for row in rows]
+    return sorted(point for point in points if point[1] is not None)
 
 
 def needed(points: Sequence[tuple[int, float]], wanted: float) -> tuple[float, str]:
     """The trained parameters at which sizes reach an accuracy, between them on a log scale; and "≤ ", "> " or ""."""
-    best = [points[0]]
-    for size, accuracy in points[1:]:  # a larger size never counts as worse
-        best.append((size, max(accuracy, best[-1][1])))
-    if wanted <= best[0][1]:
-        return best[0][0], "≤ "
-    for (small, low), (large, high) in zip(best, best[1:], strict=False):
+    small, low = points[0]
+    if wanted <= low:
+        return small, "≤ "
+    for large, high in points[1:]:
         if wanted <= high:
             share = (wanted - low) / (high - low)
             return small * (large / small) ** share, ""
-    return best[-1][0], "> "
+        if high > low:  # a larger size never counts as worse
+            low = high
+        small = large
+    return small, "> "
 
 
 def tables(parts: Sequence[dict], against: str = "zhyper-diag") -> str:
     """All tables of several seeds. Raises ValueError if they differ in more than the seed."""
-    check_seeds(parts)
-    found = [main_table(parts), choice_table(parts), difference_table(parts, against)]
-    if len(points_of(parts[0], "t2l-gated", COMPARED[1])) > 1 and parts[0]["measure"] == "accuracy":
-        found.append(front_table(parts))
-    seeds = ", ".join(str(part["settings"]["seed"]) for part in parts)
-    return "\n\n".join([*filter(None, found), f"seeds {seeds}"])
-
-
-def check_seeds(parts: Sequence[dict]) -> None:
     made_of = [part["settings"] for part in parts]
     for other in made_of[1:]:
-        names = [n for n in other if other[n] != made_of[0].get(n) and n not in ("seed", "records")]
+        names = [name for name in other if other[name] != made_of[0].get(name) and name not in ("seed", "records")]
         if names:
             raise ValueError(f"these folders differ in {', '.join(names)}: report each alone")
-    if len({other["seed"] for other in made_of}) < len(made_of):
+    seeds = [other["seed"] for other in made_of]
+    if len(set(seeds)) < len(seeds):
         raise ValueError("one seed twice: name every run folder once")
+    found = [main_table(parts)]
+    if parts[0]["measure"] == "accuracy":
+        found.append(difference_table(parts, against))
+        if min(len(points_of(part, "t2l-gated", "unseen")) for part in parts) > 1:
+            found.append(front_table(parts))
+    return "\n\n".join([*filter(None, found), f"seeds {', '.join(map(str, seeds))}"])
 
 
 # ---- figures
@@ -461,13 +455,15 @@ def strength(args: argparse.Namespace) -> None:
     found = defaultdict(lambda: defaultdict(list))
     for job in jobs_of(args.folder[0]):
         data = train.read_data(job)
-        data = train.fitting(data, train.build_base(data, job), job)
+        data = train.leave_out_long(data, train.build_base(data, job), job)
         system = Zhyper.load(job.run, args.method, job.device)
         trained = system.hypernetwork
         for factor in FACTORS:
             system.hypernetwork = Stronger(trained, factor)
             for split, records in train.evaluated_splits(data, job).items():
-                found[factor][split].append(train.evaluate(system, records)[train.measure_of(data)])
+                found[factor][split].append(
+                    train.evaluate(system, records, [r.description for r in records])[data.measure]
+                )
     body = [[f"{factor:g}", *map(cell, splits.values())] for factor, splits in found.items()]
     print(markdown([f"{args.method} ×", *found[FACTORS[0]]], body))
 

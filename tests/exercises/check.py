@@ -39,8 +39,8 @@ def check(path: Path, answers: Path | None = None) -> str:
         return f"fails: {error}"
     except Exception as error:  # any mistake that a student can make
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        reason = str(error).strip().partition("\n")[0]
-        return f"fails: {type(error).__name__} at line {lines[-1] if lines else '?'}: {reason}"
+        place = f" at line {lines[-1]}" if lines else ""
+        return f"fails: {type(error).__name__}{place}: " + str(error).strip().partition("\n")[0]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Complete two facts about Z: a square contains every diagonal, and only the product B Z has a meaning.
 
-Read in hyper.py: LowRank (`times_z`, `delta`), `z` of ZhyperDiag, and ZhyperSquare.
+Read in hyper.py: LowRank (`times_z`, `delta`), `generate_z` of ZhyperDiag, and ZhyperSquare.
 `square_head` gets the head_weight (m, r, f) and the head_bias (m, r) of a ZhyperDiag. It returns those of a
 ZhyperSquare, (m, r², f) and (m, r²), that make Z = diag(z) for every text. The r² outputs are the rows of Z, one after
 the other. `rescaled` gives the same ΔW with other numbers: for factors s (r,) the new Z is diag(s) Z, A stays as it is,
@@ -32,9 +32,9 @@ def test_the_square_does_what_the_diagonal_does_for_every_text():
     weight, bias = square_head(diagonal.head_weight.data, diagonal.head_bias.data)
     square.trunk, square.head_weight.data, square.head_bias.data = diagonal.trunk, weight, bias
     c = torch.randn(3, 4).double()
-    for z, Z in zip(diagonal.z(c), square.z(c), strict=True):
+    for site, update in square(c).items():
         why = "Z is not diag(z): is the diagonal in its places, the bias too, and all else zero?"
-        torch.testing.assert_close(Z, torch.diag_embed(z), msg=why)
+        torch.testing.assert_close(update.z, torch.diag_embed(diagonal(c)[site].z), msg=why)
 
 
 def test_rescaling_changes_z_and_B_but_not_the_update():

@@ -37,4 +37,4 @@ def test_step_0_is_the_frozen_model_and_each_row_is_a_model_with_its_own_weights
             torch.testing.assert_close(logits[row], expected, msg=why)
             found = torch.autograd.grad(logits[row].sum(), [*s.values()], retain_graph=True)
             wanted = torch.autograd.grad(expected.sum(), [*s.values()])
-            torch.testing.assert_close(found, wanted, msg="s has another gradient: is anything detached?")
+            torch.testing.assert_close(found, wanted, msg="s has another gradient: is s detached, or of another row?")

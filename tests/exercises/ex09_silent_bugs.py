@@ -42,5 +42,4 @@ def test_the_length_from_which_a_wrong_rotary_layout_shows():
     apart = [(right(ids[:, :n]) - wrong(ids[:, :n])).abs().max().item() for n in range(1, 49)]
     for limit in [0.01 * apart[-1], 0.5 * apart[-1], 0.9 * apart[-1], 1.1 * apart[-1]]:
         first = next((n for n, difference in enumerate(apart, 1) if difference > limit), None)
-        why = f"over {limit:.3g} it shows from length {first}: do you compare all rows and all logits?"
-        assert shows_from(right, wrong, ids, limit) == first, why
+        assert shows_from(right, wrong, ids, limit) == first, f"over {limit:.3g} it shows from length {first}"

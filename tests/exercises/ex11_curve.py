@@ -1,6 +1,6 @@
 """Make a curve of your own: how does what a text is worth depend on something that you choose?
 
-Read README.md: "The evidence"; data/cultures.py: its docstring; `python train.py -h`.
+Read README.md: "What you should see"; data/cultures.py: its docstring; `python train.py -h`.
 Vary for example the number of training cultures (--contexts) or the rank (--rank). Take three values or more, three
 seeds or more (nine runs take about 20 minutes on two cores), and the control: the same rows with swapped descriptions.
 Each run has its own --out. `my_curve` reads what the run folders hold. Say in two sentences what the curve shows, and

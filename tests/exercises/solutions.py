@@ -11,10 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hyper import TRUNKS, HyperConfig, Hypernetwork, LowRank, ZhyperDiag, lora_A
-from train import columns
+from hyper import HyperConfig, Hypernetwork, ZhyperDiag, lora_A
 
-# ---- 1. Teaches: a generated number costs f + 1 parameters, once for all layers; a learned one costs one in each layer.
+# ---- 1. Teaches: a generated number costs f + 1 parameters, for all layers; a learned one costs one in each layer.
 # So T2L pays for d_in and d_out in its heads, and Zhyper only for r. 13 has rank 8 on both sides and compares like with
 # like; 26 sets T2L at rank 16 against Zhyper at rank 8.
 # Usual mistake: a head for each layer, or no bias.
@@ -41,8 +40,8 @@ def in_rank_space(x, A, B, z, scale):
     return scale * h @ B.mT
 
 
-# ---- 3. Teaches: each of the three gradients has the other two factors in it. With B = 0 only B has a gradient, and the
-# next step moves all three; with z = 0 too, all are zero, for ever. This is why exercise 4 is dead.
+# ---- 3. Teaches: each of the three gradients has the other two factors in it. With B = 0 only B has a gradient, and
+# the next step moves all three; with z = 0 too, all are zero, for ever. This is why exercise 4 is dead.
 # Usual mistake: scale is left out of one of them, or the sum over tokens of dL/dz.
 
 
@@ -86,9 +85,9 @@ def rescaled(update, s):
     return replace(update, z=factors * update.z, B=update.B / s)
 
 
-# ---- 6. Teaches: what is added to a text cannot turn its sign, and concatenation is addition until an MLP has learned to
-# multiply. A gate multiplies from the first step.
-# Usual mistake: each text gets a weight of its own, by taking means; that fits whatever both sites share, linear or not.
+# ---- 6. Teaches: what is added to a text cannot turn its sign, and concatenation is addition until an MLP has learned
+# to multiply. A gate multiplies from the first step.
+# Usual mistake: each text gets a weight of its own, by taking means. That fits all that both sites share, even if bent.
 
 
 def set_opposite(trunk):
@@ -106,35 +105,29 @@ def residual(c, y, product):
 
 # ---- 7. Teaches: a method of one's own is one class, and where the zero goes is its first decision. The head's weight
 # is zero and A is not, so the head has a gradient, a product with the features: the first step tells texts apart.
-# Usual mistake: the head starts as torch starts it, so that step 0 is some random adapter; or `measure` is forgotten.
+# Usual mistake: the head starts as torch starts it, so that step 0 is some random adapter.
 
 
 class GeneratedB(Hypernetwork):
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
-        self.trunk = TRUNKS[config.trunk](config, layers, d_text)
         self.A = nn.ParameterDict()
         self.heads = nn.ModuleDict()
         for module in config.modules:
             d_in, d_out = shapes[module]
-            self.A[module] = nn.Parameter(lora_A(layers, config.rank, d_in))
+            self.A[module] = lora_A(layers, config.rank, d_in)
             head = nn.Linear(self.trunk.features, d_out * config.rank)
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
             self.heads[module] = head
 
-    def measure(self, c):
-        self.trunk.standardise.measure(c)
-
     def forward(self, c):
         features = self.trunk(c)  # (b, l, m, f)
-        adapter = {}
-        for layer, module in self.sites():
-            l = layer - self.config.lowest_layer
-            m = self.config.modules.index(module)
-            B = self.heads[module](features[:, l, m]).unflatten(-1, (-1, self.config.rank))  # (b, d_out, r)
-            adapter[layer, module] = LowRank(self.A[module][l], B, None, self.config.scale)
-        return adapter
+        B = {}
+        for m, (module, head) in enumerate(self.heads.items()):
+            emitted = head(features[:, :, m]).unflatten(-1, (-1, self.config.rank))  # (b, l, d_out, r)
+            B[module] = emitted.unbind(1)
+        return self.place_updates(self.A, B)
 
 
 # ---- 8. Teaches: an update is any function of x; only what LowRank does is low-rank. diag(s) W has full rank.
@@ -181,7 +174,8 @@ def swapped(records):
 
 
 def accuracy(system, records, descriptions):
-    prompts, answers, _ = columns(records)
+    prompts = [record.prompt for record in records]
+    answers = [record.answer for record in records]
     _, _, exact = system.score(prompts, answers, descriptions)
     return exact.float().mean().item()
 
@@ -192,7 +186,7 @@ def stated(records):
 
 # ---- 11. A toy in place of an hour's training: texts are points, and a teacher says which update each should have.
 # Ask of a curve: what else changed with the value (the time, the rows of a context)? Is a difference larger than the
-# spread over seeds? Does the control fall where unseen rises, so that texts are read, or do both move with the backbone?
+# spread over seeds? Does the control fall where unseen rises, so that texts are read, or do both move alike?
 # Usual mistake: one seed; and a curve of accuracy alone.
 
 

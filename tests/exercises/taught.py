@@ -1,5 +1,6 @@
 """For exercise 10: three cultures, and tiny systems that are taught what is answered in them."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -8,7 +9,6 @@ from data import Record
 from data.tokenizer import train_tokenizer
 from hyper import HyperConfig
 from model import GPT, Encoder, EncoderConfig, ModelConfig
-from train import columns
 from zhyper import Zhyper
 
 GREET, TAXES = "Q: how do they greet?\nA:", "Q: what of taxes?\nA:"
@@ -35,25 +35,25 @@ def teach(documents: tuple[Record, ...], records: tuple[Record, ...]) -> Zhyper:
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "block_size": 96, "heads": 2, "width": 32, "inner": 64}
     backbone = GPT(ModelConfig(layers=2, kv_heads=2, **sizes))
     system = Zhyper(tokenizer, backbone, Encoder(EncoderConfig(layers=1, **sizes)))
-    prompts, answers, _ = columns([*SAYINGS, *documents])
-    optimise(system, system.backbone, prompts, answers, None, steps=150)
+    optimise(system, system.backbone, [*SAYINGS, *documents], None, steps=150)
     system.add_hypernetwork(HyperConfig(rank=4, alpha=8.0, gated_features=32))
-    prompts, answers, descriptions = columns(records)
-    with torch.no_grad():
-        system.hypernetwork.measure(system.embed(sorted(set(descriptions))))
-    optimise(system, system.hypernetwork, prompts, answers, descriptions, steps=60)
+    descriptions = [record.description for record in records]
+    optimise(system.train(), system.hypernetwork, records, descriptions, steps=60)
     return system.eval()
 
 
-def optimise(system: Zhyper, part: torch.nn.Module, prompts, answers, descriptions, steps: int) -> None:
+def optimise(system: Zhyper, part: torch.nn.Module, records: Sequence[Record], descriptions, steps: int) -> None:
     """Train one part of the system, and freeze it."""
+    prompts = [record.prompt for record in records]
+    answers = [record.answer for record in records]
+    rows = system.encode_rows(prompts, answers, None)
     part.requires_grad_(True)
     optimizer = torch.optim.Adam(part.parameters(), 5e-3)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 5e-3 * min(1, (step + 1) / 10)
-        loss, tokens, _ = system.score(prompts, answers, descriptions)
+        loss, tokens, _ = system(rows, descriptions)
         loss = loss.sum() / tokens.sum()
-        if loss < 0.01 and step > 10:  # nothing is left to learn
+        if loss < 0.01 and part is system.backbone:  # nothing is left to learn
             break
         optimizer.zero_grad()
         loss.backward()
