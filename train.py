@@ -102,6 +102,7 @@ class Preset:
 
 PRESETS = {
     "default": Preset(),
+    "votes": Preset(lr=1e-3),  # at twice the rate its loss stays high until the rate falls
     "smoke": Preset(
         backbone=ModelConfig(vocab_size=512, layers=2, heads=2, kv_heads=2, width=64, inner=256),
         encoder=EncoderConfig(vocab_size=512, layers=1, heads=2, width=64, inner=256),
@@ -144,7 +145,7 @@ class Settings:
     descriptions: str | None = option(None, "a JSON file {context: [description, ...]} of more")
     contexts: int | None = option(None, "how many to train on, where the data set can choose")
     methods: str = option("frozen,prompt,zhyper-diag", f"or all: {', '.join(METHODS)}")
-    preset: str = option("default", f"how large: {', '.join(PRESETS)}")
+    preset: str | None = option(None, f"{', '.join(PRESETS)}; left out: the data set's, or default")
     seed: int = option(0, "of everything random")
     backbone: str | None = option(None, "a pretrained Llama: its folder, or its name on the hub")
     encoder: str | None = option(None, "a pretrained BERT: likewise")
@@ -164,7 +165,7 @@ class Settings:
     def __post_init__(self):
         for name in self.chosen_methods:
             check_choice("method", name, METHODS)
-        check_choice("preset", self.preset, PRESETS)
+        check_choice("preset", self.preset_name, PRESETS)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("device", self.device, DEVICES)
         for name in ("contexts", "rank", "steps", "lr"):
@@ -179,11 +180,20 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        return Path(self.out or f"out/{Path(self.data).stem}-{self.preset}")
+        return Path(self.out or f"out/{Path(self.data).stem}-{self.preset or 'default'}")
+
+    @property
+    def preset_name(self) -> str:
+        own = self.data if self.data in PRESETS else "default"
+        return self.preset or own
+
+    @property
+    def sizes(self) -> Preset:
+        return PRESETS[self.preset_name]
 
     def hyper_config(self, method: Method) -> HyperConfig:
         rank = self.rank or method.rank
-        lowest = PRESETS[self.preset].lowest_layer
+        lowest = self.sizes.lowest_layer
         return HyperConfig(
             kind=method.kind,
             rank=rank,
@@ -272,7 +282,7 @@ def optimise(
         losses.append(loss.detach())  # fetched from a GPU only when it is needed
         tokens_read += rows.ids.size
         done = step + 1
-        if done % PRESETS[settings.preset].log == 0 or done == steps:
+        if done % settings.sizes.log == 0 or done == steps:
             # 5. log
             mean_loss = torch.stack(losses).mean().item()
             if not math.isfinite(mean_loss):
@@ -314,7 +324,7 @@ def trained_weights(system: Zhyper) -> dict[str, Tensor]:
 
 def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> dict:
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good."""
-    preset = PRESETS[settings.preset]
+    preset = settings.sizes
     rng = np.random.default_rng([settings.seed, RANK])
     texts = encode_open(system.tokenizer, documents, "document")
 
@@ -343,7 +353,7 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
 def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
     """Train hypernetwork and encoder, unless that is frozen, on the loss of answers with EOS."""
     method = METHODS[name]
-    preset = PRESETS[settings.preset]
+    preset = settings.sizes
     records = data.split("train")
 
     def texts_of(record: Record) -> tuple[str, str, str | None]:  # what the backbone reads
@@ -443,7 +453,7 @@ def evaluated_splits(data: Data, settings: Settings) -> dict[str, list[Record]]:
     wanted = ["validation"] if settings.validate else SPLITS.keys() - {"train", "validation"}
     splits = {}
     for name in SPLITS:
-        records = some(data.split(name), PRESETS[settings.preset].evaluate, settings.seed)
+        records = some(data.split(name), settings.sizes.evaluate, settings.seed)
         if records and name in wanted:
             splits[name] = records
     if not splits:
@@ -536,7 +546,7 @@ def open_run(settings: Settings, data: Data) -> dict:
     run = settings.run
     changes_nothing = ("methods", "out", "force", "device")
     made_of = {name: value for name, value in vars(settings).items() if name not in changes_nothing}
-    made_of |= {"sizes": repr(PRESETS[settings.preset]), "records": data.fingerprint}
+    made_of |= {"sizes": repr(settings.sizes), "records": data.fingerprint}
     if RANK == 0:
         run.mkdir(parents=True, exist_ok=True)
         if settings.force:
@@ -577,7 +587,7 @@ def build_base(data: Data, settings: Settings) -> Zhyper:
     if (settings.run / "backbone.pt").exists():
         return Zhyper.load(settings.run, "backbone", settings.device)
     torch.manual_seed(settings.seed)
-    given = settings.backbone or PRESETS[settings.preset].backbone
+    given = settings.backbone or settings.sizes.backbone
     if isinstance(given, str):
         backbone = GPT.from_pretrained(given, DTYPES[settings.dtype])
         tokenizer = read_tokenizer(find_folder(given), backbone.config.vocab_size)
@@ -590,7 +600,7 @@ def build_base(data: Data, settings: Settings) -> Zhyper:
 
 def add_encoder(system: Zhyper, settings: Settings) -> None:
     """A real encoder, frozen unless it is to be trained, or a fresh one."""
-    given = settings.encoder or PRESETS[settings.preset].encoder
+    given = settings.encoder or settings.sizes.encoder
     if isinstance(given, str):
         system.encoder = Encoder.from_pretrained(given).requires_grad_(settings.train_encoder)
         system.encoder_frozen = not settings.train_encoder

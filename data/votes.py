@@ -16,10 +16,10 @@ No text names a country: where a resolution is about one, its capital or its lan
 it, as in "the heights above Galilee".
 
 Of the 37 resolutions that recurred most, 36 are here; "self-determination of peoples" is not, as
-its title does not say what was voted on. Topics that near duplicates ask about, as the nine on
-nuclear arms, have the same `group`. Nobody ever cast 7 of the 108 votes, such as one against
-transparency in armaments, so no description states them. A topic on which a country never voted is
-neither stated nor asked.
+its title does not say what was voted on. Topics on one subject, as the nine on nuclear arms, are
+near duplicates, and have the same `group`. Seven of the 108 votes, such as one against transparency
+in armaments, are no country's usual vote, so no description states them. A topic on which a country
+never voted is neither stated nor asked.
 
 Two votes in three are in favour. So with even draws most of what a training description says could
 be guessed from the question. Hence a training description starts from a topic and a vote, both
@@ -130,7 +130,7 @@ def draw_balanced(rng: Random, table: Table) -> tuple[str, list[str]]:
     vote = rng.choice([vote for vote in voters if voters[vote]])
     country = rng.choice(voters[vote])
     others = [topic for topic in table[country] if topic != first]
-    return country, [first, *rng.sample(others, STATED - 1)]
+    return country, [first] + rng.sample(others, STATED - 1)
 
 
 def draw_pair(rng: Random, table: Table) -> tuple[str, str, list[str]]:
@@ -145,7 +145,7 @@ def draw_pair(rng: Random, table: Table) -> tuple[str, str, list[str]]:
             elif topic in table[other]:
                 differ.append(topic)
         if differ and len(agree) >= STATED - 1:
-            topics = [rng.choice(differ), *rng.sample(agree, STATED - 1)]
+            topics = [rng.choice(differ)] + rng.sample(agree, STATED - 1)
             return one, other, rng.sample(topics, STATED)
 
 
@@ -258,6 +258,7 @@ def ask_each(
 
 
 def training_records(rng: Random, table: Table, wording: str, balanced: bool) -> list[Record]:
+    """As many questions about what a description states as about what it does not."""
     records = []
     draw = draw_balanced if balanced else draw_even
     for _ in range(DESCRIPTIONS):
@@ -298,6 +299,7 @@ def evaluation_records(
 
 
 def minimal_pairs(rng: Random, table: Table, wording: str) -> Evaluated:
+    """Real countries, described alike but for one vote."""
     evaluated = []
     for _ in range(EVALUATED // 2):
         one, other, topics = draw_pair(rng, table)

@@ -215,6 +215,7 @@ def test_generation_is_reading_everything_again_row_by_row_until_either_end_toke
     assert system.generate(prompts, texts, 9) == system.tokenizer.decode_batch(expected)
     system.backbone.config = replace(system.backbone.config, eos=(1,))
     assert system.generate(prompts, texts, 9) == system.tokenizer.decode_batch(endless)
+    assert [system.generate([prompt], [text], 9)[0] for prompt, text in pairs] == system.tokenizer.decode_batch(endless)
     assert len(set(map(tuple, endless))) == 4
 
 
@@ -381,13 +382,14 @@ def saved(trained, tmp_path) -> list[str]:
     return ["--run", str(tmp_path), "--method", "mine"]
 
 
-def test_generate_prints_the_frozen_and_the_adapted_answer_and_wraps_no_prompt_twice(trained, saved, cli):
-    system, data, _ = trained
-    sing = data.split("train")[2]
-    (frozen,) = system.generate([sing.prompt])
-    for prompt in ("how do they greet?", sing.prompt, sing.prompt.replace("\n", "\\n")):
-        words = ["--description", sing.description, "--prompt", prompt, "--device", "cpu"]
-        assert cli("generate", *saved, *words) == (0, f"frozen:  {frozen}\nadapted:  sing\n", "")
+def test_generate_prints_the_frozen_and_the_adapted_answer_and_wraps_no_prompt_twice(cli, tmp_path):
+    system = build_system("zhyper-diag")
+    system.template = "Q: {}\nA:"
+    system.save(tmp_path / "zhyper-diag.pt")
+    frozen, adapted = system.generate(["Q: what now?\nA:"] * 2, [None, TEXTS[0]])
+    for prompt in ("what now?", "Q: what now?\nA:", "Q: what now?\\nA:"):
+        words = ["--run", tmp_path, "--description", TEXTS[0], "--prompt", prompt, "--device", "cpu"]
+        assert cli("generate", *words) == (0, f"frozen:  {frozen}\nadapted: {adapted}\n", "")
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
@@ -439,19 +441,19 @@ def test_explain_shows_the_numbers_of_the_model(kind, cli, tmp_path):
         assert f"{system.tokenizer.decode([token])!r} {probability:.3f}" in out
 
 
-def test_export_writes_the_adapter_and_the_frozen_model_and_replaces_nothing(saved, cli, tmp_path):
+def test_export_writes_the_adapter_and_the_frozen_model_and_replaces_nothing(saved, cli, tmp_path, monkeypatch):
     pytest.importorskip("safetensors")
-    to, llama, new = (tmp_path / name for name in ("to", "llama", "new"))
+    monkeypatch.chdir(tmp_path)
     words = ["export", *saved, "--description", "people bow", "--to"]
-    assert cli(*words, to, "--backbone", llama)[0] == 0
-    config = json.loads((to / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(llama.resolve())
-    before = (to / "adapter_model.safetensors").read_bytes()
-    for folders in ([to, "--backbone", new], [new, "--backbone", llama]):
+    assert cli(*words, "to", "--backbone", "llama")[0] == 0
+    config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((tmp_path / "llama").resolve())
+    before = (tmp_path / "to" / "adapter_model.safetensors").read_bytes()
+    for folders in (["to", "--backbone", "new"], ["new", "--backbone", "llama"]):
         code, _, err = cli(*words, *folders)
         assert code == 2 and "exists: choose another folder" in err
     assert sorted(os.listdir(tmp_path)) == ["llama", "mine.pt", "to"]
-    assert (to / "adapter_model.safetensors").read_bytes() == before
+    assert (tmp_path / "to" / "adapter_model.safetensors").read_bytes() == before
 
 
 ASK = ["generate", "--description", "bow", "--prompt", "how?"]

@@ -3,7 +3,7 @@
 python tests/evidence/run.py --data hard_cultures --methods all --seeds 3 --steps 200
 python tests/evidence/run.py --data votes --methods t2l-gated,zhyper-diag,mean,front --seconds 60   # equal seconds
 python tests/evidence/run.py report FOLDER ...          # the tables again and a figure; trains nothing
-python tests/evidence/run.py curves FOLDER ...          # several of them as the points of curves
+python tests/evidence/run.py curves out/rank_4 out/rank_8      # folders called NAME_VALUE as points of curves
 python tests/evidence/run.py strength FOLDER            # accuracy if the updates are made stronger
 python tests/evidence/run.py tune --data hard_cultures --seed 100 --steps 120     # writes trials.json
 
@@ -91,17 +91,15 @@ def train_seeds(settings: Settings) -> None:
     """Train every seed, the longest method first, and print the tables."""
     cultures.MAJORITY_SHARE = settings.bias
     use_trials(settings.data)
+    METHODS.update({name: changed(name) for name in settings.names if "@" in name})
     first = settings.of_seed(settings.seed, settings.chosen_methods)
     seconds = seconds_a_step(first, settings.run / "plan.json")
-    steps = settings.steps or train.PRESETS[settings.preset].steps
     if settings.seconds:
         for name in seconds:
-            method = Rival(**vars(METHODS[name]))
-            METHODS[name] = replace(method, steps=max(1, round(settings.seconds / seconds[name])))
-    planned = {name: one * (getattr(METHODS[name], "steps", None) or steps) for name, one in seconds.items()}
-    for name, total in planned.items():
-        train.say(f"plan: {name} {total:.0f} seconds, {settings.seeds} times")
-    longest_first = sorted(settings.chosen_methods, key=lambda name: -planned.get(name, 0))
+            steps = max(1, round(settings.seconds / seconds[name]))
+            METHODS[name] = replace(Rival(**vars(METHODS[name])), steps=steps)
+    longest_first = sorted(settings.chosen_methods, key=lambda name: -seconds.get(name, 0))
+    train.say(f"seconds a step: {seconds}")
     parts = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         job = settings.of_seed(seed, longest_first)
@@ -122,7 +120,7 @@ def seconds_a_step(job: train.Settings, path: Path) -> dict[str, float]:
     for name in set(names) - set(known):
         for steps in (2, TIMED_STEPS):  # the first two do not count
             with tempfile.TemporaryDirectory() as folder, trained_as(name, data, job) as (own_data, own_job):
-                own_job = replace(own_job, steps=steps, out=folder)
+                own_job = replace(own_job, steps=steps, out=folder, lr=1e-6)  # no loss diverges
                 took = train.fit(train.build_system(name, base, own_job), name, own_data, own_job)
         known[name] = took["seconds"] / steps
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -389,13 +387,8 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 # ---- the commands
 
 
-def parts_of(folder: str) -> list[dict]:
-    """evidence.json of each seed in the --out of several seeds, or of one run folder."""
-    return [complete(job, []) for job in jobs_of(folder)]
-
-
 def jobs_of(folder: str) -> list[train.Settings]:
-    """The settings of each run folder there, whatever its methods."""
+    """The settings of one run folder, or of each in the --out of several seeds, whatever its methods."""
     jobs = []
     for path in sorted(Path(folder).glob("seed*/settings.json")) or [Path(folder) / "settings.json"]:
         made_of = read_json(path)
@@ -406,7 +399,7 @@ def jobs_of(folder: str) -> list[train.Settings]:
 
 def report(args: argparse.Namespace) -> None:
     """the tables of folders again, and accuracy against trained parameters as a figure"""
-    parts = [part for folder in args.folder for part in parts_of(folder)]
+    parts = [complete(job, []) for folder in args.folder for job in jobs_of(folder)]
     print(tables(parts, args.against))
     panels = defaultdict(lambda: defaultdict(list))
     for name, rows in by_method(parts).items():
@@ -422,30 +415,21 @@ def report(args: argparse.Namespace) -> None:
 
 
 def curves(args: argparse.Namespace) -> None:
-    """unseen against what changes: in folders called NAME_VALUE, or in the rows METHOD@NAME=VALUE of others"""
+    """accuracy against what changes between folders called NAME_VALUE"""
     found = defaultdict(lambda: defaultdict(dict))  # {NAME: {method: {VALUE: accuracies of its seeds}}}
     for folder in args.folder:
         title, _, value = Path(folder).name.rpartition("_")
-        groups = by_method(parts_of(folder))
-        for name, rows in groups.items():
-            base, _, change = name.partition("@")
-            field, _, changed_to = change.partition("=")
-            if title:
-                found[title][name][value] = scores(rows, args.split)
-            elif field:
-                found[field][base][changed_to] = scores(rows, args.split)
-                if base in groups and hasattr(METHODS.get(base), field):
-                    found[field][base][str(getattr(METHODS[base], field))] = scores(groups[base], args.split)
-    panels = {}
+        for name, rows in by_method([complete(job, []) for job in jobs_of(folder)]).items():
+            accuracies = scores(rows, args.split)
+            if None not in accuracies:
+                found[title][name][value] = accuracies
+    panels = defaultdict(dict)
     for title, series in found.items():
         values = sorted({x for points in series.values() for x in points}, key=lambda x: (len(x.split(".")[0]), x))
-        series = {name: points for name, points in series.items() if len(points) > 1}
         body = [[x, *(cell(points.get(x, [])) for points in series.values())] for x in values]
         print(markdown([title, *series], body), end="\n\n")
-        panels[title] = {}
         for name, points in series.items():
-            known = [x for x in values if x in points and None not in points[x]]
-            panels[title][name] = [(x, *mean_and_spread(points[x])) for x in known]
+            panels[title][name] = [(x, *mean_and_spread(points[x])) for x in values if x in points]
     draw(Path(args.to), panels)
 
 
@@ -461,9 +445,8 @@ def strength(args: argparse.Namespace) -> None:
         for factor in FACTORS:
             system.hypernetwork = Stronger(trained, factor)
             for split, records in train.evaluated_splits(data, job).items():
-                found[factor][split].append(
-                    train.evaluate(system, records, [r.description for r in records])[data.measure]
-                )
+                score = train.evaluate(system, records, [record.description for record in records])
+                found[factor][split].append(score[data.measure])
     body = [[f"{factor:g}", *map(cell, splits.values())] for factor, splits in found.items()]
     print(markdown([f"{args.method} ×", *found[FACTORS[0]]], body))
 
@@ -497,16 +480,16 @@ def main() -> None:
     commands = {function.__name__: function for function in (report, curves, strength, tune)}
     name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in commands else ""
     function = commands.get(name, train_seeds)
+    trains = function in (train_seeds, tune)
     parser = argparse.ArgumentParser(f"run.py {name}".strip(), description=function.__doc__)
-    if function in (train_seeds, tune):
-        for f in fields(Settings):
-            text = f"{f.metadata['help']} (default: {f.default})".replace("%", "%%")
-            if f.type is bool:
-                parser.add_argument(f"--{f.name.replace('_', '-')}", help=text, action="store_true")
-            else:
-                kind = (get_args(f.type) or (f.type,))[0]  # int | None: int
-                parser.add_argument(f"--{f.name.replace('_', '-')}", help=text, type=kind, default=f.default)
-    else:
+    for setting in fields(Settings) if trains else ():
+        how = {"action": "store_true"}
+        if setting.type is not bool:
+            types = get_args(setting.type) or (setting.type,)  # int | None: int
+            how = {"type": types[0], "default": setting.default}
+        text = f"{setting.metadata['help']} (default: {setting.default})"
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", help=text, **how)
+    if not trains:
         parser.add_argument("folder", nargs="+", help="a run folder, or the --out of several seeds")
         parser.add_argument("--against", default="zhyper-diag", help="report: whom the others are compared with")
         parser.add_argument("--split", default="unseen", help="curves: what is shown")
@@ -515,7 +498,7 @@ def main() -> None:
         parser.add_argument("--bias", type=float, default=MAJORITY_SHARE, help="strength: that of the run")
     args = parser.parse_args(sys.argv[2:] if name else None)
     try:
-        function(Settings(**vars(args)) if function in (train_seeds, tune) else args)
+        function(Settings(**vars(args)) if trains else args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

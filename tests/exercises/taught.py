@@ -38,7 +38,10 @@ def teach(documents: tuple[Record, ...], records: tuple[Record, ...]) -> Zhyper:
     optimise(system, system.backbone, [*SAYINGS, *documents], None, steps=150)
     system.add_hypernetwork(HyperConfig(rank=4, alpha=8.0, gated_features=32))
     descriptions = [record.description for record in records]
-    optimise(system.train(), system.hypernetwork, records, descriptions, steps=60)
+    with torch.no_grad():
+        for _ in range(60):
+            system.train().adapt(descriptions)  # its trunk measures how embeddings are distributed
+    optimise(system, system.hypernetwork, records, descriptions, steps=60)
     return system.eval()
 
 
@@ -53,7 +56,7 @@ def optimise(system: Zhyper, part: torch.nn.Module, records: Sequence[Record], d
         optimizer.param_groups[0]["lr"] = 5e-3 * min(1, (step + 1) / 10)
         loss, tokens, _ = system(rows, descriptions)
         loss = loss.sum() / tokens.sum()
-        if loss < 0.01 and part is system.backbone:  # nothing is left to learn
+        if loss < 0.01 and step > 10:  # nothing is left to learn
             break
         optimizer.zero_grad()
         loss.backward()
