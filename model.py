@@ -451,7 +451,10 @@ def llama_config(folder: Path) -> ModelConfig:
         end = found.get("eos_token_id")
         ends += end if isinstance(end, list) else [end]
     sizes = {ours: settings[theirs] for ours, theirs in LLAMA_SIZES.items()}
-    return ModelConfig(**sizes, eos=tuple(dict.fromkeys(end for end in ends if end is not None)))
+    ends = tuple(dict.fromkeys(end for end in ends if end is not None))
+    if not ends:
+        raise ValueError("no eos_token_id: write the id of the token that ends a text")
+    return ModelConfig(**sizes, eos=ends)
 
 
 def bert_config(folder: Path) -> EncoderConfig:
@@ -460,7 +463,8 @@ def bert_config(folder: Path) -> EncoderConfig:
     refuse_others(settings, {"model_type": ("bert",), "hidden_act": ("gelu",)})
     sentence = read_json_if_there(folder / "sentence_bert_config.json")
     pooling = read_json_if_there(folder / "1_Pooling" / "config.json")
-    modes = [POOLING.get(name, name) for name, chosen in pooling.items() if chosen is True]
+    flags = [name for name, value in pooling.items() if "pooling_mode" in name and value is True]
+    modes = [POOLING.get(name, name) for name in flags]
     modes = modes or [pooling.get("pooling_mode", "mean")]  # where newer files keep it
     steps = [
         step["type"].rpartition(".")[2] for step in read_json_if_there(folder / "modules.json")
@@ -488,7 +492,7 @@ def read_network(kind: type, name: str, read_config: Callable, dtype: torch.dtyp
     a model takes hardly more memory than the model.
     """
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError:
         raise ValueError("to read real weights, pip install safetensors") from None
     folder = find_folder(name)
@@ -510,8 +514,8 @@ def read_network(kind: type, name: str, read_config: Callable, dtype: torch.dtyp
         if left:
             raise ValueError(f"nothing here uses the tensor {left[0]} ({len(left)} such)")
         network.load_state_dict(weights, assign=True)  # torch compares names and shapes
-    except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # a damaged file raises many kinds
+        reason = f"{type(error).__name__} {' '.join(str(error).split())}"
         raise ValueError(f"{folder} is incomplete, damaged or not built here: {reason}") from None
     network.pretrained_name = str(folder) if Path(name).is_dir() else name
     return network

@@ -443,8 +443,8 @@ def disagree(a: Record, b: Record) -> bool:
 
 
 def random_text(rng: random.Random) -> str:
-    """Twelve words of random letters: a description that says nothing."""
-    words = [rng.choices(string.ascii_lowercase, k=rng.randint(2, 8)) for _ in range(12)]
+    """Six words of random letters: a description that says nothing."""
+    words = [rng.choices(string.ascii_lowercase, k=rng.randint(2, 8)) for _ in range(6)]
     return " ".join("".join(letters) for letters in words)
 
 
@@ -552,7 +552,7 @@ def open_run(settings: Settings, data: Data) -> dict:
         if settings.force:
             for file in [*run.glob("*.pt"), *run.glob("*.json"), *run.glob("log.csv")]:
                 file.unlink()
-        if not (run / "settings.json").exists():
+        if not (run / "backbone.pt").exists():  # nothing is trained yet
             write_json(run / "results.json", {"measure": data.measure, "rows": {}})
             write_json(run / "settings.json", made_of)
     if DISTRIBUTED:
@@ -626,19 +626,19 @@ def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
 def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
     """The data without records that are too long for some method; lines say how many those are.
 
-    The most that is read at once is description, prompt and answer in one text. Raises ValueError
-    if a split loses more than a tenth of its records.
+    The most that is read at once is another record's description, a prompt and an answer in one
+    text. Raises ValueError if a split loses more than a tenth of its records.
     """
-    reader = Zhyper(base.tokenizer, base.backbone)
-    add_encoder(reader, settings)
+    reader = build_system("zhyper-diag", base, settings)
     descriptions = {record.description for record in data.records}
     questions = {record.prompt + record.answer for record in data.records}
     in_encoder = token_counts(reader.encoder_tokenizer, descriptions)
-    in_backbone = token_counts(base.tokenizer, descriptions | questions)
+    in_backbone = token_counts(base.tokenizer, questions)
+    longest = max(token_counts(base.tokenizer, descriptions).values())
     kept = []
     lost = Counter()
     for record in data.records:
-        length = in_backbone[record.description] + in_backbone[record.prompt + record.answer] + 1
+        length = longest + 1 + in_backbone[record.prompt + record.answer]
         fits = length <= base.backbone.config.block_size
         if fits and in_encoder[record.description] <= reader.encoder.config.block_size:
             kept.append(record)
@@ -708,14 +708,15 @@ def main() -> None:
         else:
             types = get_args(setting.type) or (setting.type,)  # int | None: int
             parser.add_argument(flag, help=text, type=types[0], default=setting.default)
+    arguments = parser.parse_args()
     if DISTRIBUTED:
-        if ACCELERATOR:
+        if arguments.device != "cpu":
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group()
     if ACCELERATOR:
         torch.set_float32_matmul_precision("high")  # tf32: products with 10 bits, sums with 23
     try:
-        results = run(Settings(**vars(parser.parse_args())))
+        results = run(Settings(**vars(arguments)))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -50,18 +50,13 @@ def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> dict[st
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 1):
         for name, case in cases.items():
-            synchronise()
             start = time.perf_counter()
             case()
-            synchronise()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def figure(values: list[float], unit: str = "×") -> str:
@@ -92,8 +87,7 @@ def settings_of(args: Namespace, **changes) -> train.Settings:
 
 def default_base(args: Namespace) -> Zhyper:
     """An untrained backbone of the default size, with its tokenizer."""
-    settings = settings_of(args)
-    base = train.build_base(cultures.load(None, 0), settings)
+    base = train.build_base(cultures.load(None, 0), settings_of(args))
     base.backbone.to(train.DTYPES[args.dtype])
     return base
 
@@ -121,23 +115,16 @@ class Count(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-def updater(network: nn.Module) -> Callable[[], None]:
-    """Clip and AdamW of what is not frozen."""
+def step_of(loss: Callable[[], Tensor], network: nn.Module) -> Callable[[], None]:
+    """Forward, backward, clip and AdamW of what is not frozen."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=True)
 
-    def update() -> None:
+    def step() -> None:
+        loss().backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-
-    return update
-
-
-def step_of(loss: Callable[[], Tensor], update: Callable[[], None]) -> Callable[[], None]:
-    def step() -> None:
-        loss().backward()
-        update()
 
     return step
 
@@ -145,18 +132,22 @@ def step_of(loss: Callable[[], Tensor], update: Callable[[], None]) -> Callable[
 def operators(args: Namespace) -> Table:
     """What a default step of zhyper-diag dispatches; on a card also its launches and how busy it is."""
     system, rows, descriptions = training_step(default_base(args), "zhyper-diag", args)
-    update = updater(system)
-    step = step_of(lambda: system(rows, descriptions)[0].mean(), update)
+
+    def loss() -> Tensor:
+        loss, tokens, _ = system(rows, descriptions)
+        return loss.sum() / tokens.sum()
+
+    step = step_of(loss, system)
     step()  # the optimizer makes its state
+    with Count() as whole:
+        step()
     with Count() as forward:
-        loss = system(rows, descriptions)[0].mean()
+        held = loss()
     with Count() as backward:
-        loss.backward()
-    with Count() as last:
-        update()
-    counts = {"forward": forward.operators, "backward": backward.operators, "update": last.operators}
-    table = [(f"operators, {part}", str(count)) for part, count in counts.items()]
-    table.append(("operators", f"{sum(counts.values())} (before the redesign {OPERATORS_BEFORE:,})"))
+        held.backward()
+    update = whole.operators - forward.operators - backward.operators
+    table = [("operators", f"{whole.operators} (before the redesign {OPERATORS_BEFORE:,})")]
+    table.append(("forward, backward, update", f"{forward.operators}, {backward.operators}, {update}"))
     seconds = interleaved({"step": step}, args.repeats)["step"]
     table.append(("a step", figure([1000 * one for one in seconds], "ms")))
     table.append(("speed", speed(rows.ids.size, seconds)))
@@ -166,17 +157,16 @@ def operators(args: Namespace) -> Table:
 def on_a_card(step: Callable[[], None], seconds: float) -> Table:
     with torch.profiler.profile() as profile:
         step()
-        synchronise()
+        torch.cuda.synchronize()
     events = profile.key_averages()
     launches = sum(event.count for event in events if "LaunchKernel" in event.key)
     busy = sum(event.self_device_time_total for event in events) / 1e6
     with FlopCounterMode(display=False) as counter:
         step()
-    name = torch.cuda.get_device_name()
-    peaks = [peak for card, peak in PEAKS.items() if card in name]
     table = [("launches", str(launches)), ("the card is busy", f"{busy / seconds:.0%} of the step")]
-    if peaks:
-        table.append(("of the card's peak in bf16", f"{counter.get_total_flops() / seconds / peaks[0]:.1%}"))
+    for card, peak in PEAKS.items():
+        if card in torch.cuda.get_device_name():
+            table.append(("of the card's peak in bf16", f"{counter.get_total_flops() / seconds / peak:.1%}"))
     return table
 
 
@@ -224,38 +214,35 @@ def generation(args: Namespace) -> Table:
     system, few = working_system(args), max(3, args.repeats // 4)
     records = cultures.load(None, 0).split("train")
     texts = list(dict.fromkeys(record.description for record in records))
-    count, tokens = args.contexts, 32
-    prompts = [record.prompt for record in records[:count]]
-    cases = {
-        "one": lambda: system.generate(prompts, texts[:1] * count, tokens),
-        "many": lambda: system.generate(prompts, texts[:count], tokens),
-    }
-    seconds = interleaved(cases, few)
-    table = [(f"{count} rows, a context each: speed of one for all", figure(ratios(seconds, "one", "many")))]
-    table.append((f"{count} rows, a context each", speed(count * tokens, seconds["many"])))
-
+    prompts = [record.prompt for record in records[: args.contexts]]
     merged = Zhyper(system.tokenizer, system.merge(texts[0])).eval()
-    cases = {
+    unread = iter(texts[len(prompts) :])
+    one_for_all = {
+        "one": lambda: system.generate(prompts, texts[:1] * len(prompts), 32),
+        "many": lambda: system.generate(prompts, texts[: len(prompts)], 32),
+    }
+    eight_rows = {
         "frozen": lambda: system.generate(prompts[:8], None, 64),
         "merged": lambda: merged.generate(prompts[:8], None, 64),
         "adapted": lambda: system.generate(prompts[:8], texts[:1] * 8, 64),
     }
-    seconds = interleaved(cases, args.repeats)
-    table.append(("merged: speed of the frozen model", figure(ratios(seconds, "frozen", "merged"))))
-    table.append(("adapted, not merged: the same", figure(ratios(seconds, "frozen", "adapted"))))
-
-    cases = {
-        "with": lambda: merged.generate(["Q: Who rules?\nA:"], None, 128),
-        "without": lambda: read_all_again(merged, "Q: Who rules?\nA:", 128),
+    one_row = {
+        "without": lambda: read_all_again(merged, prompts[0], 128),
+        "with": lambda: merged.generate(prompts[:1], None, 128),
     }
-    seconds = interleaved(cases, few)
-    table.append(("one row, 128 tokens: speed without the cache", figure(ratios(seconds, "without", "with"))))
-    table.append(("one row, 128 tokens", speed(128, seconds["with"])))
-
-    unread = iter(texts[count:])
-    seconds = interleaved({"adapt": lambda: system.adapt([next(unread)])}, 4 * args.repeats)
-    table.append(("an adapter for a new text", figure([1000 * one for one in seconds["adapt"]], "ms")))
-    return table
+    contexts = interleaved(one_for_all, few)
+    merging = interleaved(eight_rows, args.repeats)
+    caching = interleaved(one_row, few)
+    adapting = interleaved({"adapt": lambda: system.adapt([next(unread)])}, 4 * args.repeats)["adapt"]
+    return [
+        (f"{len(prompts)} rows, a context each: speed of one for all", figure(ratios(contexts, "one", "many"))),
+        (f"{len(prompts)} rows, a context each", speed(32 * len(prompts), contexts["many"])),
+        ("merged: speed of the frozen model", figure(ratios(merging, "frozen", "merged"))),
+        ("adapted, not merged: the same", figure(ratios(merging, "frozen", "adapted"))),
+        ("one row, 128 tokens: speed without the cache", figure(ratios(caching, "without", "with"))),
+        ("one row, 128 tokens", speed(128, caching["with"])),
+        ("an adapter for a new text", figure([1000 * one for one in adapting], "ms")),
+    ]
 
 
 def read_all_again(system: Zhyper, prompt: str, tokens: int) -> Tensor:
@@ -277,9 +264,10 @@ def evaluation(args: Namespace) -> Table:
         "frozen": lambda: train.score_records(system, records, [None] * len(records)),
     }
     seconds = interleaved(cases, max(3, args.repeats // 4))
-    table = [("adapted: time of the frozen model", figure(ratios(seconds, "adapted", "frozen")))]
-    table.append(("adapted", speed(len(records), seconds["adapted"], "records a second")))
-    return table
+    return [
+        ("adapted: time of the frozen model", figure(ratios(seconds, "adapted", "frozen"))),
+        ("adapted", speed(len(records), seconds["adapted"], "records a second")),
+    ]
 
 
 # ---- real models, against transformers and peft
@@ -306,7 +294,7 @@ def peft_step(rows: Rows, args: Namespace) -> Callable[[], None]:
         logits = model(ids, use_cache=False).logits.flatten(0, 1).float()
         return F.cross_entropy(logits, targets)
 
-    return step_of(loss, updater(model))
+    return step_of(loss, model)
 
 
 def real(args: Namespace) -> Table:
@@ -321,7 +309,7 @@ def real(args: Namespace) -> Table:
     cases = {"peft": peft_step(rows, args)}
     for name in ("lora", "zhyper-diag", "t2l-gated"):
         system = train.build_system(name, base, settings).train()
-        cases[name] = step_of(lambda system=system: system(rows, descriptions)[0].sum(), updater(system))
+        cases[name] = step_of(lambda system=system: system(rows, descriptions)[0].sum(), system)
     seconds = interleaved(cases, max(3, args.repeats // 4))
     return [(f"{name}: time of peft's LoRA", figure(ratios(seconds, name, "peft"))) for name in [*cases][1:]]
 
@@ -329,7 +317,7 @@ def real(args: Namespace) -> Table:
 def memory(args: Namespace) -> Table:
     """The peak of loading SmolLM2 against the size of its file."""
     file = Path(real_folder("SMOLLM2"), "model.safetensors").stat().st_size
-    load = f"bench.GPT.from_pretrained({real_folder('SMOLLM2')!r}, bench.train.DTYPES[{args.dtype!r}])"
+    load = f"bench.train.GPT.from_pretrained({real_folder('SMOLLM2')!r}, bench.train.DTYPES[{args.dtype!r}])"
     peak = peak_of(load) - peak_of("pass")
     what = f"loading SmolLM2 in {args.dtype}: peak of its file's size"
     return [(what, f"{peak / file:.2f} × ({peak / 2**20:,.0f} and {file / 2**20:,.0f} MiB)")]

@@ -322,7 +322,7 @@ CLS, MEAN, NORMALIZE = "pooling_mode_cls_token", "pooling_mode_mean_tokens", "se
     [({CLS: True, MEAN: False}, True), ({"pooling_mode": "cls"}, True), ({CLS: False, MEAN: True}, False), ({}, False)],
 )
 def test_pooling_and_scaling_are_those_of_sentence_transformers(pooling, first_token, bert):
-    edit(bert / "1_Pooling" / "config.json", embedding_dimension=32, **pooling)
+    edit(bert / "1_Pooling" / "config.json", embedding_dimension=32, include_prompt=True, **pooling)
     config = Encoder.from_pretrained(bert).config
     assert config.first_token == first_token and not config.normalize
     (bert / "modules.json").write_text(json.dumps([{"type": NORMALIZE}]))

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from data import votes
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared/data/votes/un_votes.json"

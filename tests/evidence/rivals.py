@@ -96,30 +96,21 @@ class SingularAB(ZhyperSquare):
 
 @dataclass
 class Gain:
-    """An update B ⊙ W x, where B (b, 1, d_out) is generated."""
+    """An update B ⊙ W x, where B (b, 1, d_out) is generated; without a W it is B alone."""
 
     B: Tensor
-    W: Tensor
+    W: Tensor | None
     scale: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.scale * self.B * F.linear(x, self.W)
+        return self.scale * self.B * (1 if self.W is None else F.linear(x, self.W))
 
     def to(self, dtype: torch.dtype) -> "Gain":
-        return replace(self, B=self.B.to(dtype), W=self.W.to(dtype))
-
-
-class Shift(Gain):
-    """An update that reads no x: B alone."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.scale * self.B
+        return replace(self, B=self.B.to(dtype))  # W has the backbone's
 
 
 class Rescaling(Hypernetwork):
     """(IA)³, arXiv 2205.05638, or FiLM: every output of an adapted linear has a factor from the text."""
-
-    update = Gain
 
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
@@ -129,7 +120,7 @@ class Rescaling(Hypernetwork):
             nn.init.zeros_(weight)
 
     def take(self, backbone: GPT) -> None:
-        self.linear = backbone.linear  # a method: so W is not saved with this network
+        self.weight_of = lambda *site: backbone.linear(*site).weight  # a function: it is not saved with this network
 
     def forward(self, c: Tensor) -> Adapter:
         features = self.trunk(c)  # (b, l, m, f)
@@ -137,14 +128,15 @@ class Rescaling(Hypernetwork):
         for layer, module in self.sites():
             site = features[:, layer - self.config.lowest_layer, self.config.modules.index(module)]
             B = self.heads[module](site)[:, None]  # (b, 1, d_out)
-            adapter[layer, module] = self.update(B, self.linear(layer, module).weight, self.config.scale)
+            adapter[layer, module] = Gain(B, self.weight_of(layer, module), self.config.scale)
         return adapter
 
 
 class Steering(Rescaling):
     """A vector from the text is added to what `o` writes into the residual stream (arXiv 2308.10248)."""
 
-    update = Shift
+    def take(self, backbone: GPT) -> None:
+        self.weight_of = lambda *site: None
 
 
 # ---- the authors' recipe
@@ -194,7 +186,7 @@ def one_rate(system: Zhyper, lr: float) -> list[dict]:
     return [{"params": weights, "peak": lr, "weight_decay": 0.01}]
 
 
-OURS = {"Zhyper": Zhyper}  # what stands in train.py under these names while a method is trained
+OURS = {"Zhyper": Zhyper}  # under these names train.py finds what it trains with
 THEIRS = {"Zhyper": AuthorsSystem, "learning_rate": linear_rate, "parameter_groups": one_rate}
 
 

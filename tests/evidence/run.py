@@ -134,8 +134,8 @@ def seconds_a_step(job: train.Settings, path: Path) -> dict[str, float]:
 def complete(job: train.Settings, names: Sequence[str]) -> dict:
     """evidence.json of a run folder: the rows of results.json with more numbers, and the `UNTRAINED` of `names`."""
     path = job.run / "evidence.json"
-    settings, results = read_json(job.run / "settings.json"), read_json(job.run / "results.json")
-    evidence = read_json(path) if path.exists() else {"contexts": {}, "rows": {}}
+    settings, results = (json.loads((job.run / f"{name}.json").read_text()) for name in ("settings", "results"))
+    evidence = json.loads(path.read_text()) if path.exists() else {"contexts": {}, "rows": {}}
     trained, rows = results["rows"], evidence["rows"]
     wanted = {name: row for name, row in trained.items() if rows.get(name, {}).get("from") != row}
     for name in [*names, *rows]:
@@ -163,12 +163,6 @@ def complete(job: train.Settings, names: Sequence[str]) -> dict:
         train.write_json(path, evidence)
     evidence["rows"] = {name: rows[name] for name in [*METHODS, *UNTRAINED, *rows] if name in rows}
     return evidence | {"settings": settings, "measure": results["measure"]}
-
-
-def read_json(path: Path) -> dict:
-    if not path.exists():
-        raise FileNotFoundError(f"no file {path}: train.py --out {path.parent} makes it")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def more_numbers(system: Zhyper, data: Data, job: train.Settings) -> dict:
@@ -336,11 +330,10 @@ def needed(points: Sequence[tuple[int, float]], wanted: float) -> tuple[float, s
 def tables(parts: Sequence[dict], against: str = "zhyper-diag") -> str:
     """All tables of several seeds. Raises ValueError if they differ in more than the seed."""
     made_of = [part["settings"] for part in parts]
-    for other in made_of[1:]:
-        names = [name for name in other if other[name] != made_of[0].get(name) and name not in ("seed", "records")]
-        if names:
-            raise ValueError(f"these folders differ in {', '.join(names)}: report each alone")
     seeds = [other["seed"] for other in made_of]
+    names = {name for other in made_of for name in other if other[name] != made_of[0].get(name)}
+    if names - {"seed", "records"}:
+        raise ValueError(f"these folders differ in {', '.join(names - {'seed', 'records'})}: report each alone")
     if len(set(seeds)) < len(seeds):
         raise ValueError("one seed twice: name every run folder once")
     found = [main_table(parts)]
@@ -348,7 +341,9 @@ def tables(parts: Sequence[dict], against: str = "zhyper-diag") -> str:
         found.append(difference_table(parts, against))
         if min(len(points_of(part, "t2l-gated", "unseen")) for part in parts) > 1:
             found.append(front_table(parts))
-    return "\n\n".join([*filter(None, found), f"seeds {', '.join(map(str, seeds))}"])
+    formats = dict.fromkeys(row["format"] for part in parts for row in part["rows"].values() if row.get("format"))
+    found.append("; best prompt: ".join([f"seeds {', '.join(map(str, seeds))}", *formats]))
+    return "\n\n".join(filter(None, found))
 
 
 # ---- figures
@@ -391,7 +386,7 @@ def jobs_of(folder: str) -> list[train.Settings]:
     """The settings of one run folder, or of each in the --out of several seeds, whatever its methods."""
     jobs = []
     for path in sorted(Path(folder).glob("seed*/settings.json")) or [Path(folder) / "settings.json"]:
-        made_of = read_json(path)
+        made_of = json.loads(path.read_text())
         options = {field.name: made_of[field.name] for field in fields(train.Settings) if field.name in made_of}
         jobs.append(train.Settings(**options, methods="frozen", out=str(path.parent)))
     return jobs
