@@ -94,8 +94,8 @@ class Zhyper(nn.Module):
             new = [text for text in texts if text not in self.embeddings]
             if new:
                 self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
-            c = torch.stack([self.embeddings[text] for text in descriptions])
-            return c.to(self.encoder.word.weight)  # it may have moved since
+            here = self.encoder.word.weight  # which may have moved since
+            return torch.stack([self.embeddings[text].to(here) for text in descriptions])
         place = {text: i for i, text in enumerate(texts)}  # it learns, so nothing can be kept
         return self.encode_texts(texts)[[place[text] for text in descriptions]]
 
@@ -234,6 +234,8 @@ class Zhyper(nn.Module):
         token, or when it is full. Leaves the system in eval mode. Raises ValueError for texts that
         are too long.
         """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
         config = self.backbone.config
         texts = self.full_prompts(prompts, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
@@ -378,6 +380,8 @@ class Zhyper(nn.Module):
     ) -> "Zhyper":
         """A method of a run folder. Raises FileNotFoundError, or ValueError for a damaged file."""
         saved = read_torch(Path(run) / f"{method}.pt")
+        if "backbone" not in saved:
+            raise ValueError(f"{method}.pt of {run} holds no method: choose another")
         dtype = getattr(torch, saved["dtype"])
 
         def build(part: str, kind: type, config: type, *options):
@@ -443,7 +447,9 @@ USAGE = "/describe TEXT: answer as it says   /help: this   /quit: leave   anythi
 def to_prompt(system: Zhyper, question: str) -> str:
     """A question in the words of the data set, unless it is a prompt already."""
     question = question.replace("\\n", "\n")
-    return question if "\n" in question else system.template.replace("{}", question)
+    before = system.template.partition("{}")[0]
+    whole = "\n" in question or (before and question.startswith(before))
+    return question if whole else system.template.replace("{}", question)
 
 
 def command_generate(system: Zhyper, args) -> None:
@@ -502,7 +508,8 @@ def command_explain(system: Zhyper, args) -> None:
         norm = norms[layer, module]
         print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")
     print("the likeliest first tokens of the answer:")
-    prompt = encode_open(system.tokenizer, [to_prompt(system, args.prompt)], "prompt")
+    longest = system.backbone.config.block_size
+    prompt = encode_open(system.tokenizer, [to_prompt(system, args.prompt)], "prompt", longest)
     prompt = torch.tensor(prompt, device=system.device)
     for name, updates in (("frozen", {}), ("adapted", adapter)):
         logits = system.backbone(prompt, updates)[0, -1].float()
