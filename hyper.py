@@ -14,7 +14,7 @@ its authors' code is machinelearningnuremberg/Zhyper.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class LowRank:
 
     def to(self, dtype: torch.dtype) -> "LowRank":
         z = None if self.z is None else self.z.to(dtype)
-        return LowRank(self.A.to(dtype), self.B.to(dtype), z, self.scale)
+        return replace(self, A=self.A.to(dtype), B=self.B.to(dtype), z=z)
 
     def delta(self, row: int = 0) -> Tensor:
         """ΔW itself, (d_out, d_in), of one row: to merge it and to measure it."""

@@ -690,6 +690,8 @@ def run(settings: Settings) -> dict:
             continue
         rows[name] = train_method(name, base, data, settings)
         write_json(settings.run / "results.json", results)
+        if RANK == 0:
+            (settings.run / "checkpoint.pt").unlink(missing_ok=True)
     for name, guesses in data.references.items():
         rows[name] = evaluate_guesses(guesses, data, settings)
     write_json(settings.run / "results.json", results)
