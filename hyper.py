@@ -13,7 +13,8 @@ The paper is "Zhyper: Factorized Hypernetworks for Conditioned LLM Fine-Tuning",
 its authors' code is machinelearningnuremberg/Zhyper.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,7 +96,7 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        A = self.times_z(self.A.mT).mT  # Z times each column of A
+        A = self.times_z(self.A.mT).mT  # Z times each column of A: d_in takes the place of t
         B = self.B
         if A.dim() == 3:
             A = A[row]
@@ -120,7 +121,7 @@ Adapter = dict[tuple[int, str], LowRank]  # {site: update}: what is generated, a
 
 
 def standardise(d_text: int) -> nn.Module:
-    """(c - mean) / std, over the batch in training, over what training has seen afterwards.
+    """(c - mean) / std. In training these are of the batch, later of what training has seen.
 
     differs from the paper, which takes c as it is: a fresh encoder embeds all texts almost alike.
     """
@@ -200,9 +201,10 @@ class Hypernetwork(nn.Module):
     """What every method is: a network that turns embeddings of texts into an adapter for them.
 
     To add one, write a subclass with `__init__` and `forward`, give it a name in HYPERNETWORKS
-    below and a line in METHODS of train.py. Then it can be trained, evaluated, merged, exported
-    and saved. `self.trunk(c)` makes features of each site. An A or a B that all texts share is
-    called `A` or `B`; by that train.py knows that it learns at three times the rate of the rest.
+    below and a line in METHODS of train.py. Then it can be trained, evaluated and saved, and if it
+    reads texts also merged and exported. `self.trunk(c)` makes features of each site. An A or a B
+    that all texts share is an nn.ParameterDict called `A` or `B`: train.py lets these learn at
+    three times the rate of the rest.
     """
 
     reads_text = True  # False: one adapter for all texts; then it gets no trunk, and c is None
@@ -230,12 +232,12 @@ class Hypernetwork(nn.Module):
         layers = range(lowest, lowest + self.layers)
         return [(layer, module) for layer in layers for module in self.config.modules]
 
-    def place_updates(self, A: Mapping, B: Mapping, z: Sequence[Tensor] | None = None) -> Adapter:
-        """An adapter of {module: one A for each layer}, of B likewise, and of z for each site."""
+    def place_updates(self, A: Mapping, B: Mapping, z: Mapping | None = None) -> Adapter:
+        """The adapter made of {module: the A of each layer}, and of B and z likewise."""
         adapter = {}
-        for i, (layer, module) in enumerate(self.sites()):
+        for layer, module in self.sites():
             l = layer - self.config.lowest_layer
-            z_site = None if z is None else z[i]
+            z_site = None if z is None else z[module][l]
             adapter[layer, module] = LowRank(A[module][l], B[module][l], z_site, self.config.scale)
         return adapter
 
@@ -264,8 +266,8 @@ class StaticLoRA(Hypernetwork):
         B = {module: stacked.unbind() for module, stacked in self.B.items()}
         return self.place_updates(A, B, self.generate_z(c))
 
-    def generate_z(self, c: Tensor | None) -> Sequence[Tensor] | None:
-        """z of each of `sites()`; here None, nothing between A and B. Zhyper generates it."""
+    def generate_z(self, c: Tensor | None) -> Mapping | None:
+        """{module: z of each layer}; here None, nothing between A and B. Zhyper generates it."""
         return None
 
 
@@ -278,38 +280,33 @@ class ZhyperDiag(StaticLoRA):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # Were all features of size 1, each number of Z a would have a std of `spread`, whatever f
-        # is. The gated trunk's are smaller at the start: a spread of 8 gives z a std of about 2.4.
-        f = self.trunk.features
-        outputs = self.outputs(config.rank)
-        terms = f * outputs // config.rank  # products that are summed in each number of Z a
-        weight = torch.randn(len(config.modules), outputs, f)
-        self.head_weight = nn.Parameter(weight * config.spread / terms**0.5)
-        self.head_bias = nn.Parameter(torch.zeros(len(config.modules), outputs))
+        # Each number of z is a sum of f products, so dividing by √f makes its size independent of
+        # f. With the gated trunk, whose features are small, a spread of 8 gives z a std of 2.4.
+        modules = len(config.modules)
+        outputs = math.prod(self.z_size(config.rank))
+        std = config.spread / self.trunk.features**0.5
+        if outputs > config.rank:  # a square: r of its numbers are summed where Z meets A x
+            std = std / config.rank**0.5
+        self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
+        self.head_bias = nn.Parameter(torch.zeros(modules, outputs))
 
-    def outputs(self, rank: int) -> int:
-        """How many numbers are generated for each site and text."""
-        return rank
+    def z_size(self, rank: int) -> tuple[int, ...]:
+        return (rank,)
 
-    def generate_z(self, c: Tensor) -> Sequence[Tensor]:
-        """z of each of `sites()`, (b, r)."""
+    def generate_z(self, c: Tensor) -> Mapping:
+        """{module: z of each layer, (b, r)}; for the square (b, r, r)."""
         features = self.trunk(c)  # (b, l, m, f)
-        # a linear layer for each module m, all in one product: z = W[m] · features + bias[m]
+        # a linear layer for each module m, all in one product: W[m] · features + bias[m]
         z = torch.einsum("blmf,mrf->blmr", features, self.head_weight) + self.head_bias
-        return z.flatten(1, 2).unbind(1)  # (b, l, m, r) -> l · m times (b, r)
+        z = z.unflatten(-1, self.z_size(self.config.rank))
+        return {module: z[:, :, i].unbind(1) for i, module in enumerate(self.config.modules)}
 
 
 class ZhyperSquare(ZhyperDiag):
     """Zhyper with a square Z, which also mixes the ranks: r² numbers for each site and text."""
 
-    def outputs(self, rank: int) -> int:
-        return rank**2
-
-    def generate_z(self, c: Tensor) -> Sequence[Tensor]:
-        """z of each of `sites()`, (b, r, r)."""
-        size = (self.config.rank, self.config.rank)
-        flat = super().generate_z(c)  # (b, r²) each
-        return [z.unflatten(-1, size) for z in flat]
+    def z_size(self, rank: int) -> tuple[int, ...]:
+        return (rank, rank)
 
 
 class TextToLoRA(Hypernetwork):

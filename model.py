@@ -125,7 +125,10 @@ class Block(nn.Module):
             self.add_module(module, Linear(d_in, d_out, bias=False))  # self.q, self.k, ...
 
     def forward(self, x: Tensor, updates: Updates, rope: Tensor, mask=None, cache=None) -> Tensor:
-        """(b, t, d) -> (b, t, d), with `rope`, `mask` and `cache` as GPT.run_layers has them."""
+        """(b, t, d) -> (b, t, d). `rope` (2, t, s) is what `rotary` makes.
+
+        `mask` is true where a token may look; None lets it look at itself and all before it.
+        """
 
         def linear(module: str, x: Tensor) -> Tensor:
             return getattr(self, module)(x, updates.get((self.layer, module)))
@@ -465,13 +468,13 @@ def bert_config(folder: Path) -> EncoderConfig:
     pooling = read_json_if_there(folder / "1_Pooling" / "config.json")
     flags = [name for name, value in pooling.items() if "pooling_mode" in name and value is True]
     modes = [POOLING.get(name, name) for name in flags]
-    modes = modes or [pooling.get("pooling_mode", "mean")]  # where newer files keep it
+    mode = "+".join(modes) or pooling.get("pooling_mode", "mean")  # where newer files keep it
+    refuse_others({"pooling": mode}, {"pooling": ("mean", "cls")})
     steps = [
         step["type"].rpartition(".")[2] for step in read_json_if_there(folder / "modules.json")
     ]
-    built = ("mean", "cls", "Transformer", "Pooling", "Normalize")
-    for part in ["+".join(modes), *steps]:
-        refuse_others({"sentence embedding": part}, {"sentence embedding": built})
+    for step in steps:
+        refuse_others({"module": step}, {"module": ("Transformer", "Pooling", "Normalize")})
     return EncoderConfig(
         vocab_size=settings["vocab_size"],
         block_size=sentence.get("max_seq_length") or settings["max_position_embeddings"],
@@ -480,7 +483,7 @@ def bert_config(folder: Path) -> EncoderConfig:
         width=settings["hidden_size"],
         inner=settings["intermediate_size"],
         eps=settings["layer_norm_eps"],
-        first_token=modes == ["cls"],
+        first_token=mode == "cls",
         normalize="Normalize" in steps,
     )
 
@@ -507,8 +510,7 @@ def read_network(kind: type, name: str, read_config: Callable, dtype: torch.dtyp
                 tensors[key.removeprefix("bert.")] = content.get_tensor(key).to(dtype)
         token_types = tensors.pop(TOKEN_TYPES, None)
         if token_types is not None:  # every token of a description has type 0
-            tensors[POSITIONS] += token_types[0]
-            tensors[POSITIONS] = tensors[POSITIONS][: network.config.block_size]
+            tensors[POSITIONS] = tensors[POSITIONS][: network.config.block_size] + token_types[0]
         weights = {ours: tensors.pop(theirs) for ours, theirs in network.hub_names().items()}
         left = [key for key in tensors if not any(part in key for part in UNUSED_TENSORS)]
         if left:

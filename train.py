@@ -64,7 +64,7 @@ class Method:
     scale: float = 2.0  # alpha / rank
     spread: float = 8.0  # see HyperConfig
     description_in_prompt: bool = False  # the backbone, too, reads the description
-    descriptions: int | None = None  # a step, where the preset's number does not suit
+    descriptions_per_step: int | None = None  # where the preset's number does not suit
 
 
 METHODS = {
@@ -72,7 +72,9 @@ METHODS = {
     "prompt": Method(description_in_prompt=True),
     "lora": Method(kind="lora"),
     # its rows are long, so that few of them make a step
-    "lora-prompt": Method(kind="lora", rank=32, description_in_prompt=True, descriptions=8),
+    "lora-prompt": Method(
+        kind="lora", rank=32, description_in_prompt=True, descriptions_per_step=8
+    ),
     "t2l": Method(kind="t2l", trunk="paper", lr=1e-3),
     "t2l-gated": Method(kind="t2l", lr=1e-3),
     "zhyper-diag": Method(kind="zhyper-diag", rank=32),
@@ -92,8 +94,8 @@ class Preset:
     pretrain_lr: float = 4e-3
     pretrain_batch: int = 8  # rows a step
     steps: int = 800
-    descriptions: int = 32  # a step reads so many descriptions ...
-    questions: int = 4  # ... and at most so many questions for each
+    descriptions_per_step: int = 32
+    questions: int = 4  # for each of these descriptions, at most
     lowest_layer: int = 2  # the lowest adapted layer: what is below it is computed only once
     lr: float | None = None  # of every method, in place of its own
     evaluate: int | None = None  # records of a split that are evaluated, at most
@@ -116,13 +118,18 @@ PRESETS = {
         pretrain_steps=2500, pretrain_lr=2e-3, pretrain_batch=16, steps=400, questions=2
     ),
     "voices": Preset(
-        pretrain_steps=500, pretrain_lr=2e-3, pretrain_batch=16, steps=200, descriptions=16, log=20
+        pretrain_steps=500,
+        pretrain_lr=2e-3,
+        pretrain_batch=16,
+        steps=200,
+        descriptions_per_step=16,
+        log=20,
     ),
     "real": Preset(
         backbone="HuggingFaceTB/SmolLM2-135M-Instruct",
         encoder="sentence-transformers/all-MiniLM-L6-v2",
         steps=1500,
-        descriptions=16,
+        descriptions_per_step=16,
         questions=3,
         lowest_layer=24,
         lr=1e-3,
@@ -224,7 +231,7 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
         if not weight.requires_grad:
             continue
         peak = lr
-        if name.split(".")[:2] in (["hypernetwork", "A"], ["hypernetwork", "B"]):
+        if name.startswith(("hypernetwork.A.", "hypernetwork.B.")):
             peak = 3 * lr  # all contexts share them
         if name.startswith("encoder.") and system.encoder.pretrained_name:
             peak = lr / 20  # it can read already
@@ -356,19 +363,25 @@ def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
     preset = settings.sizes
     records = data.split("train")
 
-    def texts_of(record: Record) -> tuple[str, str, str | None]:  # what the backbone reads
-        shown = record.description if method.description_in_prompt else None
-        return record.prompt, record.answer, shown
-
     # Many records have the same prompt and answer. Such a row is encoded only once, and the states
-    # below the lowest adapted layer, which no description changes, are computed only once.
-    place = {texts: i for i, texts in enumerate(dict.fromkeys(map(texts_of, records)))}
-    prompts, answers, shown = zip(*place, strict=True)
-    all_rows = system.with_states(system.encode_rows(prompts, answers, shown))
+    # below the lowest adapted layer are computed only once. (In the prompt, a description is a part
+    # of the row.)
+    def texts_of(record: Record) -> tuple[str, str, str | None]:
+        text = record.description if method.description_in_prompt else None
+        return record.prompt, record.answer, text
+
+    distinct = list(dict.fromkeys(texts_of(record) for record in records))
+    place = {texts: i for i, texts in enumerate(distinct)}
+    all_rows = system.encode_rows(
+        [prompt for prompt, _, _ in distinct],
+        [answer for _, answer, _ in distinct],
+        [text for _, _, text in distinct],
+    )
+    all_rows = system.with_states(all_rows)
 
     def batches() -> Iterator[tuple[Rows, list[str]]]:
         rng = np.random.default_rng(settings.seed)
-        count = method.descriptions or preset.descriptions
+        count = method.descriptions_per_step or preset.descriptions_per_step
         for drawn in draw(records, count, preset.questions, rng):
             own = drawn[RANK::WORLD_SIZE]
             rows = all_rows.take([place[texts_of(record)] for record in own])
@@ -422,10 +435,10 @@ def evaluate(system: Zhyper, records: Sequence[Record], descriptions: Sequence) 
 
 
 def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[str]:
-    """For each record the description of another context, one under which its answer is wrong.
+    """For each record the description of another context.
 
-    It is taken from a record with the same prompt or, if there is none, from any other. Raises
-    ValueError if there is no such record.
+    It is that of a record which has the same prompt but another answer. Where there is none, as
+    for free text, it is that of any record with another answer. Raises ValueError if there is none.
     """
     chosen = []
     for record in records:
@@ -633,14 +646,15 @@ def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
     descriptions = {record.description for record in data.records}
     questions = {record.prompt + record.answer for record in data.records}
     in_encoder = token_counts(reader.encoder_tokenizer, descriptions)
+    room = reader.encoder.config.block_size
+    readable = {text for text in descriptions if in_encoder[text] <= room}
+    longest = max(token_counts(base.tokenizer, readable).values(), default=0)
     in_backbone = token_counts(base.tokenizer, questions)
-    longest = max(token_counts(base.tokenizer, descriptions).values())
     kept = []
     lost = Counter()
     for record in data.records:
         length = longest + 1 + in_backbone[record.prompt + record.answer]
-        fits = length <= base.backbone.config.block_size
-        if fits and in_encoder[record.description] <= reader.encoder.config.block_size:
+        if record.description in readable and length <= base.backbone.config.block_size:
             kept.append(record)
         else:
             lost[record.split] += 1
@@ -655,10 +669,12 @@ def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dic
     """Train one method, save and evaluate it; returns its row of results.json."""
     system = build_system(name, base, settings)
     row = {"method": repr(METHODS[name])}
-    for part in ("hypernetwork", "encoder"):
-        weights = [w for name, w in system.named_parameters() if name.startswith(part)]
-        count = sum(weight.numel() for weight in weights if weight.requires_grad)
-        row["trainable" if part == "hypernetwork" else part] = count
+    for column, part in (("trainable", "hypernetwork."), ("encoder", "encoder.")):
+        counts = []
+        for weight_name, weight in system.named_parameters():
+            if weight_name.startswith(part) and weight.requires_grad:
+                counts.append(weight.numel())
+        row[column] = sum(counts)
     if system.hypernetwork:
         row |= fit(system, name, data, settings)
     if RANK == 0:
@@ -671,7 +687,7 @@ def run(settings: Settings) -> dict:
     """The whole job; what an earlier start has finished stays. Returns what results.json holds."""
     data = read_data(settings)
     results = open_run(settings, data)
-    rows = results["rows"]
+    finished = results["rows"]
     base = build_base(data, settings)
     data = leave_out_long(data, base, settings)
     if "pretrain" not in results:
@@ -685,15 +701,15 @@ def run(settings: Settings) -> dict:
             base.save(settings.run / "backbone.pt")
         write_json(settings.run / "results.json", results)
     for name in settings.chosen_methods:
-        if rows.get(name, {}).get("method") == repr(METHODS[name]):
+        if finished.get(name, {}).get("method") == repr(METHODS[name]):
             say(f"{name}: was finished by an earlier start")
             continue
-        rows[name] = train_method(name, base, data, settings)
+        finished[name] = train_method(name, base, data, settings)
         write_json(settings.run / "results.json", results)
         if RANK == 0:
             (settings.run / "checkpoint.pt").unlink(missing_ok=True)
     for name, guesses in data.references.items():
-        rows[name] = evaluate_guesses(guesses, data, settings)
+        finished[name] = evaluate_guesses(guesses, data, settings)
     write_json(settings.run / "results.json", results)
     return results
 

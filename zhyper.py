@@ -119,15 +119,16 @@ class Zhyper(nn.Module):
         texts = [text for text in descriptions if text is not None]
         if not texts:
             return {}
+        # A row without a description borrows the first text. Then its B is set to 0, by which its
+        # update is zero, so that it is the frozen model.
         c = None
-        if self.hypernetwork.reads_text:  # a row without a description borrows one at first
+        if self.hypernetwork.reads_text:
             c = self.embed([texts[0] if text is None else text for text in descriptions])
         adapter = self.hypernetwork(c)
-        if len(texts) < len(descriptions):  # ... and then its B becomes 0, so it has no update
-            described = [[[float(text is not None)]] for text in descriptions]
-            described = torch.tensor(described, device=self.device)  # (b, 1, 1)
-            for site, update in adapter.items():
-                adapter[site] = replace(update, B=update.B * described)
+        if len(texts) < len(descriptions):
+            described = [float(text is not None) for text in descriptions]
+            described = torch.tensor(described, device=self.device)[:, None, None]  # (b, 1, 1)
+            adapter = {site: replace(u, B=u.B * described) for site, u in adapter.items()}
         return self.in_backbone_dtype(adapter)
 
     def in_backbone_dtype(self, adapter: Adapter) -> Adapter:
@@ -201,15 +202,17 @@ class Zhyper(nn.Module):
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer)  # (b, t, d)
         # Logits are made only where there is a target: each is vocab_size numbers.
         row, place = np.nonzero(rows.targets != NO_TARGET)  # (n,) each
-        positions = torch.from_numpy(row * x.shape[1] + place).to(self.device)
         target = torch.from_numpy(rows.targets[row, place]).to(self.device)
         row = torch.from_numpy(row).to(self.device)
-        logits = self.backbone.logits(x.flatten(0, 1)[positions]).float()  # (n, vocab_size)
+        place = torch.from_numpy(place).to(self.device)
+        logits = self.backbone.logits(x[row, place]).float()  # (n, vocab_size)
         loss = F.cross_entropy(logits, target, reduction="none")  # (n,)
         wrong = (logits.argmax(-1) != target).float()
         zero = loss.new_zeros(len(x))  # (b,)
-        tokens = zero.index_add(0, row, torch.ones_like(loss))
-        return zero.index_add(0, row, loss), tokens, zero.index_add(0, row, wrong) == 0
+        row_loss = zero.index_add(0, row, loss)
+        row_tokens = zero.index_add(0, row, torch.ones_like(loss))
+        exact = zero.index_add(0, row, wrong) == 0
+        return row_loss, row_tokens, exact
 
     def score(
         self, prompts: Sequence[str], answers: Sequence[str], descriptions: Descriptions
@@ -248,7 +251,7 @@ class Zhyper(nn.Module):
         cache = Cache(padding=ids.shape[1] - lengths)
         generator = torch.Generator(self.device).manual_seed(seed)
         written = []
-        ended = most < 1
+        ended = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         while not ended.all():
             x = self.backbone.run_layers(self.backbone.embed_tokens(ids), adapter, cache=cache)
             ids = sample(self.backbone.logits(x[:, -1]), temperature, generator)  # (b, 1)
@@ -503,7 +506,7 @@ def command_explain(system: Zhyper, args) -> None:
     print("c        ", tuple(c.shape), "the encoder's embedding: what the text says")
     print("features ", tuple(features.shape), "the trunk's: what each layer and module sees of c")
     for (layer, module), update in adapter.items():
-        generated = update.A if update.z is None else update.z
+        generated = update.B if update.z is None else update.z
         start = " ".join(f"{number:6.2f}" for number in generated.flatten()[:6].tolist())
         norm = norms[layer, module]
         print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")

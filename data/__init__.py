@@ -58,7 +58,7 @@ class Record(NamedTuple):
     prompt: str
     answer: str
     split: str
-    choices: tuple[str, ...] = ()  # all answers that the question can have, the right one too
+    choices: tuple[str, ...] = ()  # all answers that the question can have (for the evidence)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ def checked_text(name: str, value: object) -> str:
 
 
 def common_template(prompts: list[str]) -> str:
-    """What all prompts have around their question, as far as a mark: a colon or a line break.
+    """What all prompts have around their question: before it up to a colon, after it a line break.
+
+    Where that would leave nothing of a prompt, or confuse the braces, there is no template.
 
     >>> common_template(["Q: Who rules?\\nA:", "Q: Who sings?\\nA:"])
     'Q: {}\\nA:'

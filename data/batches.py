@@ -16,7 +16,10 @@ NO_TARGET = -100  # marks a place where nothing is to be predicted (torch's own 
 
 
 class Rows(NamedTuple):
-    """Texts as arrays of token ids, each filled up to the same length."""
+    """Texts as arrays of token ids, each filled up to the same length.
+
+    They are filled up on the right. A causal model needs no mask for that: no token looks ahead.
+    """
 
     ids: np.ndarray  # (b, t), filled up with 0
     targets: np.ndarray  # (b, t), the id to be predicted after each of ids, or NO_TARGET
@@ -42,15 +45,11 @@ def pad(rows: Sequence[Sequence[int]], fill: int = 0, left: bool = False) -> np.
     array([[5, 6, 7],
            [8, 0, 0]])
     """
-    lengths = np.array([len(row) for row in rows])
-    longest = lengths.max()
-    place = np.arange(longest)
-    if left:
-        filled = place >= longest - lengths[:, None]
-    else:
-        filled = place < lengths[:, None]
+    longest = max(len(row) for row in rows)
     array = np.full((len(rows), longest), fill)
-    array[filled] = np.concatenate([np.asarray(row, dtype=array.dtype) for row in rows])
+    for i, row in enumerate(rows):
+        start = longest - len(row) if left else 0
+        array[i, start : start + len(row)] = row
     return array
 
 
@@ -72,7 +71,7 @@ def join_pairs(pairs: Sequence[tuple[list[int], list[int]]], eos: int) -> Rows:
 def draw(
     records: Sequence[Record], descriptions: int, questions: int, rng: np.random.Generator
 ) -> Iterator[list[Record]]:
-    """The records of step after step: up to `questions` for each of some `descriptions`.
+    """The records of step after step: at most `questions` for each of so many `descriptions`.
 
     Every description has its turn before one of them comes again.
     """

@@ -97,7 +97,7 @@ def training_step(base: Zhyper, name: str, args: Namespace) -> tuple[Zhyper, Row
     system = train.build_system(name, base, settings_of(args)).train()
     preset = PRESETS["default"]
     records = cultures.load(None, 0).split("train")[:4000]
-    drawn = next(draw(records, preset.descriptions, preset.questions, np.random.default_rng(0)))
+    drawn = next(draw(records, preset.descriptions_per_step, preset.questions, np.random.default_rng(0)))
     prompts, answers, descriptions = train.columns(drawn)
     rows = system.with_states(system.encode_rows(prompts, answers, [None] * len(drawn)))
     return system, rows, descriptions

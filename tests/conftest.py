@@ -94,7 +94,7 @@ def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
     tokenizer = train_tokenizer(data.documents, BACKBONE.vocab_size)
     vocab_size = tokenizer.get_vocab_size()
     with pytest.MonkeyPatch.context() as patch:
-        preset = train.Preset(pretrain_steps=60, pretrain_lr=1e-2, descriptions=2, questions=2, log=100)
+        preset = train.Preset(pretrain_steps=60, pretrain_lr=1e-2, descriptions_per_step=2, questions=2, log=100)
         patch.setitem(train.PRESETS, "smoke", preset)
         patch.setattr(train, "PRETRAIN_TOKENS", 32)
         torch.manual_seed(1)

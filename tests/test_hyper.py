@@ -1,5 +1,7 @@
 """Low-rank updates, and the networks that generate them."""
 
+import math
+
 import pytest
 import torch
 from conftest import KINDS, TEXTS, build_system, smoke, tiny_config, two_cultures
@@ -156,7 +158,7 @@ def test_z_of_all_sites_at_once_is_z_site_by_site_through_a_plain_linear_layer(k
     adapter = network(c)
     for layer in range(2):
         for m, module in enumerate(network.config.modules):
-            head = nn.Linear(network.trunk.features, network.outputs(4))
+            head = nn.Linear(network.trunk.features, math.prod(network.z_size(4)))
             head.weight.data, head.bias.data = network.head_weight[m], network.head_bias[m]
             z = adapter[layer, module].z
             assert torch.allclose(z.flatten(1), head(features[:, layer, m]), atol=1e-4)

@@ -334,10 +334,10 @@ def test_pooling_and_scaling_are_those_of_sentence_transformers(pooling, first_t
     [
         ("config.json", {"model_type": "roberta"}, "model_type is 'roberta'"),
         ("config.json", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "sentence embedding"),
-        ("1_Pooling/config.json", {"pooling_mode": "max"}, "sentence embedding"),
-        ("1_Pooling/config.json", {CLS: True, MEAN: True}, "sentence embedding"),  # one behind the other
-        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "sentence embedding"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling is 'pooling_mode_max_tokens"),
+        ("1_Pooling/config.json", {"pooling_mode": "max"}, "pooling is 'max'"),
+        ("1_Pooling/config.json", {CLS: True, MEAN: True}, "pooling is "),  # one behind the other
+        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "module is 'Dense'"),
     ],
 )
 def test_another_encoder_and_another_pooling_are_refused(file, change, message, bert):

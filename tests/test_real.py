@@ -80,7 +80,9 @@ def models(request, tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(autouse=True, scope="module")
 def small_steps():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train.PRESETS, "smoke", replace(train.PRESETS["smoke"], descriptions=2, questions=2, log=2))
+        patch.setitem(
+            train.PRESETS, "smoke", replace(train.PRESETS["smoke"], descriptions_per_step=2, questions=2, log=2)
+        )
         yield
 
 

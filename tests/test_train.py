@@ -23,7 +23,7 @@ from train import METHODS, Preset, Settings, evaluate, evaluate_all, learning_ra
 from zhyper import Zhyper, read_torch
 
 SIZES = {"backbone": replace(BACKBONE, block_size=256), "encoder": replace(ENCODER, block_size=256)}
-BATCHES = {"pretrain_batch": 2, "descriptions": 2, "questions": 2, "evaluate": 16}
+BATCHES = {"pretrain_batch": 2, "descriptions_per_step": 2, "questions": 2, "evaluate": 16}
 TINY = Preset(pretrain_steps=4, steps=4, lowest_layer=1, log=2, **SIZES, **BATCHES)
 
 
@@ -360,10 +360,17 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_its_own_tokenizer(job, mo
     assert Zhyper.load(job.run).tokenizer.to_str() == tokenizer
 
 
-def test_a_stopped_pretraining_goes_on_too(job, capsys):
-    run(replace(job, methods="frozen"))
-    unfinished = {"measure": "accuracy", "rows": {}}  # as it was before pretraining had ended
-    (job.run / "results.json").write_text(json.dumps(unfinished), encoding="utf-8")
+def test_a_stopped_pretraining_goes_on_too(job, monkeypatch, capsys):
+    def stop(path: Path, content: dict) -> None:
+        if content.get("pretrain"):
+            raise KeyboardInterrupt  # just before it is written that pretraining has ended
+        write_json(path, content)
+
+    write_json = train.write_json
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_json", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(job)
     run(replace(job, methods="frozen"))
     assert "backbone: goes on from step 4" in capsys.readouterr().err
 

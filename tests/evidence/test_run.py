@@ -22,7 +22,7 @@ from train import METHODS, PRESETS
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """The smoke preset, smaller still; METHODS and the bias are as they were afterwards."""
-    sizes = {"pretrain_steps": 4, "pretrain_batch": 2, "descriptions": 2, "log": 2}
+    sizes = {"pretrain_steps": 4, "pretrain_batch": 2, "descriptions_per_step": 2, "log": 2}
     monkeypatch.setitem(PRESETS, "smoke", replace(PRESETS["smoke"], **sizes))
     monkeypatch.setattr(train, "PRETRAIN_TOKENS", 16)
     monkeypatch.setattr(cultures, "MAJORITY_SHARE", cultures.MAJORITY_SHARE)
