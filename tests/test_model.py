@@ -289,17 +289,6 @@ def test_a_damaged_folder_or_an_unknown_name_is_one_line(llama):
     assert "\n" not in str(error.value)
 
 
-def test_a_name_of_the_hub_is_read_from_its_local_copy(llama, tmp_path, monkeypatch):
-    constants = pytest.importorskip("huggingface_hub").constants
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    copy_of = tmp_path / "models--tiny--llama"
-    (copy_of / "refs").mkdir(parents=True)
-    (copy_of / "snapshots").mkdir()
-    (copy_of / "refs" / "main").write_text("a" * 40)
-    llama.rename(copy_of / "snapshots" / ("a" * 40))
-    assert GPT.from_pretrained("tiny/llama").pretrained_name == "tiny/llama"
-
-
 # ---- a real BERT, and how one embedding is made of its states
 
 
