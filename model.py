@@ -494,11 +494,11 @@ def read_network(kind: type, name: str, read_config: Callable, dtype: torch.dtyp
     It is built without memory of its own and takes over the tensors of the files, so that loading
     a model takes hardly more memory than the model.
     """
+    folder = find_folder(name)
     try:
         from safetensors import safe_open
     except ImportError:
         raise ValueError("to read real weights, pip install safetensors") from None
-    folder = find_folder(name)
     try:
         with torch.device("meta"):
             network = kind(read_config(folder))
