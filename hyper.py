@@ -104,6 +104,13 @@ class LowRank:
             B = B[row]
         return A, B
 
+    def take(self, index: Tensor) -> "LowRank":
+        """The update whose row i is row index[i] of this one; what all rows share stays shared."""
+        A = self.A[index] if self.A.dim() == 3 else self.A
+        B = self.B[index] if self.B.dim() == 3 else self.B
+        z = None if self.z is None else self.z[index]
+        return LowRank(A, B, z, self.scale)
+
     def to(self, dtype: torch.dtype) -> "LowRank":
         z = None if self.z is None else self.z.to(dtype)
         return replace(self, A=self.A.to(dtype), B=self.B.to(dtype), z=z)

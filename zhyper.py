@@ -85,21 +85,19 @@ class Zhyper(nn.Module):
     # ---- from a text to an adapter
 
     def embed(self, descriptions: Sequence[str]) -> Tensor:
-        """The embedding c of each description, (b, d_text); equal texts are encoded once.
+        """The embedding c of each description, (b, d_text).
 
         Raises ValueError for a text that is empty, too long or not known to the tokenizer.
         """
-        texts = list(dict.fromkeys(descriptions))
-        if self.encoder_frozen:
-            new = [text for text in texts if text not in self.embeddings]
-            if new:
-                self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
-            here = self.encoder.word.weight  # which may have moved since
-            return torch.stack([self.embeddings[text].to(here) for text in descriptions])
-        place = {text: i for i, text in enumerate(texts)}  # it learns, so nothing can be kept
-        return self.encode_texts(texts)[[place[text] for text in descriptions]]
+        if not self.encoder_frozen:
+            return self.encode_texts(descriptions)
+        new = [text for text in dict.fromkeys(descriptions) if text not in self.embeddings]
+        if new:
+            self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
+        here = self.encoder.word.weight  # which may have moved since
+        return torch.stack([self.embeddings[text].to(here) for text in descriptions])
 
-    def encode_texts(self, texts: list[str]) -> Tensor:
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """c of each text, (n, d_text), through the encoder."""
         rows = encode(self.encoder_tokenizer, texts, "description", self.encoder.config.block_size)
         ids = torch.from_numpy(pad(rows)).to(self.device)  # (n, t)
@@ -116,16 +114,17 @@ class Zhyper(nn.Module):
             return {}
         if isinstance(descriptions, Tensor):
             return self.in_backbone_dtype(self.hypernetwork(descriptions))
-        texts = [text for text in descriptions if text is not None]
+        texts = list(dict.fromkeys(text for text in descriptions if text is not None))
         if not texts:
             return {}
-        # A row without a description borrows the first text. Then its B is set to 0, by which its
-        # update is zero, so that it is the frozen model.
-        c = None
-        if self.hypernetwork.reads_text:
-            c = self.embed([texts[0] if text is None else text for text in descriptions])
+        # Each text is encoded, and its update generated, once. Then every prompt looks up its own.
+        c = self.embed(texts) if self.hypernetwork.reads_text else None
         adapter = self.hypernetwork(c)
-        if len(texts) < len(descriptions):
+        place = {text: i for i, text in enumerate(texts)}
+        # A prompt without a description borrows the first text's update, with 0 in place of its B.
+        index = torch.tensor([place.get(text, 0) for text in descriptions], device=self.device)
+        adapter = {site: update.take(index) for site, update in adapter.items()}
+        if None in descriptions:
             described = [float(text is not None) for text in descriptions]
             described = torch.tensor(described, device=self.device)[:, None, None]  # (b, 1, 1)
             adapter = {site: replace(u, B=u.B * described) for site, u in adapter.items()}
