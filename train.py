@@ -39,7 +39,7 @@ from data.batches import Rows, draw
 from data.tokenizer import encode_open, read_tokenizer, token_counts, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
-from zhyper import ACCELERATOR, DEVICES, Zhyper, read_torch, write_torch
+from zhyper import ACCELERATOR, DEVICES, Guide, Zhyper, read_torch, write_torch
 
 # torchrun starts several processes: each reads its part of a batch, and the first one alone says,
 # evaluates and writes
@@ -608,7 +608,17 @@ def build_base(data: Data, settings: Settings) -> Zhyper:
         descriptions = dict.fromkeys(record.description for record in data.split("train"))
         tokenizer = train_tokenizer([*data.documents, *descriptions], given.vocab_size)
         backbone = GPT(replace(given, vocab_size=tokenizer.get_vocab_size()))
-    return Zhyper(tokenizer, backbone, template=data.template).to(settings.device)
+    return Zhyper(tokenizer, backbone, guide=guide_of(data)).to(settings.device)
+
+
+def guide_of(data: Data) -> Guide:
+    """What chat says of the data: its questions, at most a hundred, and one description."""
+    before, _, after = data.template.partition("{}")
+    questions = []
+    for record in data.split("train"):
+        questions.append(record.prompt.removeprefix(before).removesuffix(after))
+    distinct = list(dict.fromkeys(questions))
+    return Guide(data.template, tuple(distinct[:100]), data.split("train")[0].description)
 
 
 def add_encoder(system: Zhyper, settings: Settings) -> None:
@@ -626,7 +636,7 @@ def add_encoder(system: Zhyper, settings: Settings) -> None:
 def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
     """A method's untrained system, on the tokenizer and the backbone of `base`."""
     method = METHODS[name]
-    system = Zhyper(base.tokenizer, base.backbone, template=base.template)
+    system = Zhyper(base.tokenizer, base.backbone, guide=base.guide)
     system.description_in_prompt = method.description_in_prompt
     torch.manual_seed(settings.seed)
     if method.kind and HYPERNETWORKS[method.kind].reads_text:

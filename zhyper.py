@@ -10,9 +10,10 @@ python zhyper.py export --description "..." --to FOLDER         # the adapter, f
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,24 @@ from model import GPT, LLAMA_SIZES, Cache, Encoder, EncoderConfig, ModelConfig, 
 Descriptions = Sequence[str | None] | Tensor | None
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
+TRAINED = "assets/cultures-default"  # a trained run that comes with the code
 MOST_KEPT = 2**28  # numbers: states of more than that are computed again instead of kept
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What somebody who talks to a system has to know of its data. It changes no computation."""
+
+    template: str = "{}"  # makes a prompt of a bare question, as "Q: {}\nA:" does
+    questions: tuple[str, ...] = ()  # bare questions that it was trained to answer
+    description: str = ""  # an example
+
+    def prompt(self, question: str) -> str:
+        """A question in the words of the data set, unless it is a prompt already."""
+        question = question.replace("\\n", "\n")
+        before = self.template.partition("{}")[0]
+        whole = "\n" in question or (before and question.startswith(before))
+        return question if whole else self.template.replace("{}", question)
 
 
 class Zhyper(nn.Module):
@@ -50,7 +68,7 @@ class Zhyper(nn.Module):
         encoder_tokenizer: Tokenizer | None = None,  # None: the backbone's
         encoder_frozen: bool = False,  # True: each text is embedded once, and its c is kept
         description_in_prompt: bool = False,  # True: the backbone, too, reads the description
-        template: str = "{}",  # makes a prompt of a bare question, as "Q: {}\nA:" does
+        guide: Guide = Guide(),
     ):
         super().__init__()
         self.tokenizer = tokenizer
@@ -60,7 +78,7 @@ class Zhyper(nn.Module):
         self.encoder_tokenizer = encoder_tokenizer or tokenizer
         self.encoder_frozen = encoder_frozen
         self.description_in_prompt = description_in_prompt
-        self.template = template
+        self.guide = guide
         self.embeddings: dict[str, Tensor] = {}  # {text: c (d_text,)} of a frozen encoder
 
     @property
@@ -361,7 +379,7 @@ class Zhyper(nn.Module):
             "encoder_tokenizer": self.encoder_tokenizer.to_str(),
             "encoder_frozen": self.encoder_frozen,
             "description_in_prompt": self.description_in_prompt,
-            "template": self.template,
+            "guide": asdict(self.guide),
             "dtype": str(self.backbone.embed_tokens.weight.dtype).removeprefix("torch."),
         }
         for part in ("backbone", "encoder", "hypernetwork"):
@@ -403,7 +421,7 @@ class Zhyper(nn.Module):
             encoder_tokenizer=tokenizer_from_json(saved["encoder_tokenizer"]),
             encoder_frozen=saved["encoder_frozen"],
             description_in_prompt=saved["description_in_prompt"],
-            template=saved["template"],
+            guide=Guide(**saved["guide"]),
         )
         if "hypernetwork" in saved:
             system.add_hypernetwork(HyperConfig(**saved["hypernetwork"]["config"]))
@@ -443,27 +461,40 @@ def write_folder(folder: str, files: dict[str, dict], weights: str, tensors: dic
 
 # ---- the command line: a function for each command, whose docstring is its help
 
-USAGE = "/describe TEXT: answer as it says   /help: this   /quit: leave   anything else: a question"
+USAGE = """/describe TEXT  answer as it says
+/facets         the questions that it was trained to answer
+/quit           leave
+anything else   a question"""
+SURE = 0.8  # a less probable answer is a guess
 
 
-def to_prompt(system: Zhyper, question: str) -> str:
-    """A question in the words of the data set, unless it is a prompt already."""
-    question = question.replace("\\n", "\n")
-    before = system.template.partition("{}")[0]
-    whole = "\n" in question or (before and question.startswith(before))
-    return question if whole else system.template.replace("{}", question)
+def probability_of(system: Zhyper, prompt: str, answer: str, description: str | None) -> float:
+    """How probable the model finds an answer, with its end."""
+    loss, _, _ = system.score([prompt], [answer], [description])
+    return math.exp(-loss.item())
 
 
 def command_generate(system: Zhyper, args) -> None:
-    """one question: the frozen and the adapted answer"""
-    prompt = to_prompt(system, args.prompt)
-    answers = system.generate([prompt] * 2, [None, args.description])
-    print(f"frozen:  {answers[0]}\nadapted: {answers[1]}")
+    """one question: the frozen and the adapted answer, and how probable each is"""
+    prompt = system.guide.prompt(args.prompt)
+    descriptions = {"frozen": None, "adapted": args.description}
+    answers = system.generate([prompt] * 2, list(descriptions.values()))
+    for (name, description), answer in zip(descriptions.items(), answers, strict=True):
+        if not answer.strip():
+            print(f"{name + ':':10}(nothing)")
+            continue
+        probability = probability_of(system, prompt, answer, description)
+        guess = "" if probability >= SURE else ": a guess"
+        print(f"{name + ':':9}{answer}   ({probability:.2f}{guess})")
 
 
 def command_chat(system: Zhyper, args) -> None:
     """describe somebody, then ask; the frozen and the adapted answer side by side"""
-    print(USAGE)
+    print(f"{args.run}, {args.method}. Describe somebody, then ask, for example:\n")
+    print("  /describe", system.guide.description)
+    for question in system.guide.questions[:3]:
+        print(" ", question)
+    print(f"\n{USAGE}")
     args.description = None
     while True:
         try:
@@ -478,6 +509,8 @@ def command_chat(system: Zhyper, args) -> None:
                 norms = system.relative_norms(system.adapt([text])).values()
                 print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms, default=0):.3f}")
                 args.description = text
+            elif command == "/facets":
+                print("\n".join(system.guide.questions))
             elif not line or command.startswith("/"):
                 print(USAGE)
             else:
@@ -511,7 +544,7 @@ def command_explain(system: Zhyper, args) -> None:
         print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")
     print("the likeliest first tokens of the answer:")
     longest = system.backbone.config.block_size
-    prompt = encode_open(system.tokenizer, [to_prompt(system, args.prompt)], "prompt", longest)
+    prompt = encode_open(system.tokenizer, [system.guide.prompt(args.prompt)], "prompt", longest)
     prompt = torch.tensor(prompt, device=system.device)
     for name, updates in (("frozen", {}), ("adapted", adapter)):
         logits = system.backbone(prompt, updates)[0, -1].float()
@@ -529,7 +562,7 @@ def main() -> None:
         name = function.__name__.removeprefix("command_")
         command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(function=function)
-        command.add_argument("--run", default="out/cultures-default", help="the run folder")
+        command.add_argument("--run", default=TRAINED, help="the run folder")
         command.add_argument("--method", default="zhyper-diag", help="one of its methods")
         command.add_argument("--device", default="cpu", choices=DEVICES)
         if function is not command_chat:

@@ -19,7 +19,7 @@ from data import Data, Record  # noqa: E402
 from data.tokenizer import train_tokenizer  # noqa: E402
 from hyper import HYPERNETWORKS, HyperConfig  # noqa: E402
 from model import GPT, Encoder, EncoderConfig, ModelConfig  # noqa: E402
-from zhyper import Zhyper  # noqa: E402
+from zhyper import Guide, Zhyper  # noqa: E402
 
 torch.set_num_threads(1)  # so small are the networks here that more threads are slower
 hypothesis.settings.register_profile("any machine", max_examples=50, deadline=None, database=None)
@@ -98,7 +98,7 @@ def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
         patch.setitem(train.PRESETS, "smoke", preset)
         patch.setattr(train, "PRETRAIN_TOKENS", 32)
         torch.manual_seed(1)
-        system = Zhyper(tokenizer, GPT(replace(BACKBONE, vocab_size=vocab_size)), template=data.template)
+        system = Zhyper(tokenizer, GPT(replace(BACKBONE, vocab_size=vocab_size)), guide=Guide(data.template))
         settings = smoke("two.jsonl", tmp_path_factory.mktemp("trained"), steps=80, lr=5e-3)
         train.pretrain(system, data.documents, settings)
         system.encoder = Encoder(replace(ENCODER, vocab_size=vocab_size))

@@ -19,7 +19,7 @@ from data import cultures, read_jsonl
 from data.tokenizer import encode_open, train_tokenizer
 from hyper import HYPERNETWORKS
 from model import GPT, MODULES, Encoder
-from zhyper import Zhyper
+from zhyper import Guide, Zhyper
 
 PROMPTS = ["Q: what now?\nA:", "people", "the taxes are cut and"]
 ANSWERS = [" bow low", " sing", " raised a tune"]
@@ -319,7 +319,7 @@ def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
         system.hypernetwork = None
     system.encoder_tokenizer = train_tokenizer([*TEXTS, "people greet"], 290)
     system.encoder_frozen, system.description_in_prompt = kind == "t2l", kind == "lora"
-    system.template = "Q: {}\nA:"
+    system.guide = Guide("Q: {}\nA:")
     system.backbone.config = replace(system.backbone.config, eos=(1, 7))
     for _ in range(2):  # the second time in place of the first
         system.save(tmp_path / "mine.pt")
@@ -327,7 +327,7 @@ def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
     again = Zhyper.load(str(tmp_path), "mine", device="cpu")
     expected, found = (one.score(PROMPTS, ANSWERS, TEXTS[:3])[0] for one in (system, again))
     assert torch.allclose(found, expected, rtol=1e-4)
-    for name in ("template", "description_in_prompt", "encoder_frozen"):
+    for name in ("guide", "description_in_prompt", "encoder_frozen"):
         assert getattr(again, name) == getattr(system, name)
     assert again.backbone.config == system.backbone.config
     assert not any(weight.requires_grad for weight in again.parameters())
@@ -384,7 +384,7 @@ def saved(trained, tmp_path) -> list[str]:
 
 def test_generate_prints_the_frozen_and_the_adapted_answer_and_wraps_no_prompt_twice(cli, tmp_path):
     system = build_system("zhyper-diag")
-    system.template = "Q: {}\nA:"
+    system.guide = Guide("Q: {}\nA:")
     system.save(tmp_path / "zhyper-diag.pt")
     frozen, adapted = system.generate(["Q: what now?\nA:"] * 2, [None, TEXTS[0]])
     for prompt in ("what now?", "Q: what now?\nA:", "Q: what now?\\nA:"):
@@ -419,7 +419,7 @@ def test_ones_own_records_are_asked_in_chat_in_their_prompt_form(trained, tmp_pa
     cultures.main()
     template = read_jsonl(tmp_path / "mine.jsonl").template
     assert template == "Q: {}\nA:"
-    mine = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, template=template)
+    mine = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, guide=Guide(template))
     mine.save(tmp_path / "mine.pt")
     typed = [f"/describe {data.records[0].description}", "how do they greet?"]
     assert "adapted:  bow\n" in cli("chat", "--run", tmp_path, "--method", "mine", typed=typed)[1]

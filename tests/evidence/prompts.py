@@ -63,7 +63,7 @@ class Prompted(Zhyper):
 
     def chat_ids(self, description: str, prompt: str) -> list[int]:
         """CHAT, cut at its marks: each of them is one token, and what is between them is text."""
-        before, _, after = self.template.partition("{}")
+        before, _, after = self.guide.template.partition("{}")
         question = prompt.removeprefix(before).removesuffix(after)
         texts = {"{description}": description, "{question}": question}
         ids = []
@@ -93,7 +93,7 @@ def formats(base: Zhyper, data: Data, seed: int) -> list[Prompted]:
     found = []
     for chat in chats:
         for examples in ((), tuple(shown)):
-            system = Prompted(base.tokenizer, base.backbone, template=base.template).eval()
+            system = Prompted(base.tokenizer, base.backbone, guide=base.guide).eval()
             system.chat, system.examples = chat, examples
             if not found or fits(system, data):
                 found.append(system)

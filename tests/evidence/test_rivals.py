@@ -22,7 +22,7 @@ import train
 from data.tokenizer import train_tokenizer
 from hyper import HyperConfig, ZhyperDiag
 from model import GPT
-from zhyper import Zhyper
+from zhyper import Guide, Zhyper
 
 KINDS = ["t2l-varied", "random-ab", "singular-ab", "rescaling", "steering", "authors"]
 PROMPTS, ANSWERS = ["what now?", "how?"], [" bow", " sing"]
@@ -157,7 +157,7 @@ def chat_system(block_size: int = 512) -> Prompted:
     tokenizer = train_tokenizer(TEXTS, 300)
     tokenizer.add_special_tokens([START, END])
     backbone = GPT(replace(BACKBONE, vocab_size=tokenizer.get_vocab_size(), block_size=block_size))
-    system = Prompted(tokenizer, backbone, template="Q: {}\nA:").eval()
+    system = Prompted(tokenizer, backbone, guide=Guide("Q: {}\nA:")).eval()
     system.chat = True
     return system
 
