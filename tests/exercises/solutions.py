@@ -198,7 +198,7 @@ def updates_of(student, texts):
 def toy_accuracies(contexts, seed):
     """How often a text's update is nearest to the one wanted, of 32 unseen texts; and of texts swapped among them."""
     torch.manual_seed(seed)
-    student = ZhyperDiag(HyperConfig(rank=4, alpha=4.0, modules=("q",), gated_features=16), 1, {"q": (6, 6)}, 4)
+    student = ZhyperDiag(HyperConfig(rank=4, scale=1.0, modules=("q",), gated_features=16), 1, {"q": (6, 6)}, 4)
     texts, A, B, M = torch.randn(contexts + 32, 4), torch.randn(4, 6), torch.randn(6, 4), torch.randn(4, 4)
     wanted = (B @ torch.diag_embed(texts @ M) @ A).flatten(1)
     optimizer = torch.optim.Adam(student.parameters(), 0.02)

@@ -36,7 +36,7 @@ def teach(documents: tuple[Record, ...], records: tuple[Record, ...]) -> Zhyper:
     backbone = GPT(ModelConfig(layers=2, kv_heads=2, **sizes))
     system = Zhyper(tokenizer, backbone, Encoder(EncoderConfig(layers=1, **sizes)))
     optimise(system, system.backbone, [*SAYINGS, *documents], None, steps=150)
-    system.add_hypernetwork(HyperConfig(rank=4, alpha=8.0, gated_features=32))
+    system.add_hypernetwork(HyperConfig(rank=4, scale=2.0, gated_features=32))
     descriptions = [record.description for record in records]
     with torch.no_grad():
         for _ in range(60):
