@@ -71,14 +71,14 @@ def join_pairs(pairs: Sequence[tuple[list[int], list[int]]], eos: int) -> Rows:
 
 def draw(
     records: Sequence[Record], descriptions: int, questions: int, rng: np.random.Generator
-) -> Iterator[list[Record]]:
-    """The records of step after step: at most `questions` for each of so many `descriptions`.
+) -> Iterator[list[int]]:
+    """Which records each step reads: at most `questions` for each of so many `descriptions`.
 
     Every description has its turn before one of them comes again.
     """
     groups = defaultdict(list)
-    for record in records:
-        groups[record.context, record.description].append(record)
+    for i, record in enumerate(records):
+        groups[record.context, record.description].append(i)
     groups = list(groups.values())
     waiting = []
     while True:
@@ -87,6 +87,5 @@ def draw(
             if not waiting:
                 waiting = list(rng.permutation(len(groups)))
             group = groups[waiting.pop()]
-            chosen = rng.permutation(len(group))[:questions]
-            drawn += [group[i] for i in chosen]
+            drawn += list(rng.permutation(group)[:questions])
         yield drawn

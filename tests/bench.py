@@ -98,9 +98,9 @@ def training_step(base: Zhyper, name: str, args: Namespace) -> tuple[Zhyper, Row
     preset = PRESETS["default"]
     records = cultures.load(None, 0).split("train")[:4000]
     drawn = next(draw(records, preset.descriptions_per_step, preset.questions, np.random.default_rng(0)))
-    prompts, answers, descriptions = train.columns(drawn)
-    rows = system.with_states(system.encode_rows(prompts, answers, [None] * len(drawn)))
-    return system, rows, descriptions
+    descriptions = [records[i].description for i in drawn]
+    rows, place = train.shared_rows(system, [records[i] for i in drawn], descriptions)
+    return system, rows.take(place), descriptions
 
 
 class Count(TorchDispatchMode):
@@ -303,9 +303,10 @@ def real(args: Namespace) -> Table:
     settings = settings_of(args, preset="real", modules="q,v", rank=8, lowest_layer=0, **models)
     data = cultures.load(None, 0)
     base = train.build_base(data, settings)
-    drawn = next(draw(data.split("train")[:4000], args.rows, 2, np.random.default_rng(0)))
-    prompts, answers, descriptions = train.columns(drawn)
-    rows = base.encode_rows(prompts, answers, descriptions)
+    records = data.split("train")[:4000]
+    drawn = [records[i] for i in next(draw(records, args.rows, 2, np.random.default_rng(0)))]
+    descriptions = [record.description for record in drawn]
+    rows = base.encode_rows([record.prompt for record in drawn], [record.answer for record in drawn], descriptions)
     cases = {"peft": peft_step(rows, args)}
     for name in ("lora", "zhyper-diag", "t2l-gated"):
         system = train.build_system(name, base, settings).train()

@@ -55,7 +55,7 @@ def test_every_description_has_its_turn_with_some_of_its_questions_before_one_co
     asked = set()
     orders = set()
     for _ in range(8):  # each five turns are of all five descriptions
-        turns = [next(steps) for _ in TEXTS]
+        turns = [[records[i] for i in next(steps)] for _ in TEXTS]
         orders.add(tuple(drawn[0].context for drawn in turns))
         assert {drawn[0].description for drawn in turns} == set(TEXTS)
         for drawn in turns:

@@ -93,7 +93,7 @@ def formats(base: Zhyper, data: Data, seed: int) -> list[Prompted]:
     found = []
     for chat in chats:
         for examples in ((), tuple(shown)):
-            system = Prompted(base.tokenizer, base.backbone, guide=base.guide).eval()
+            system = Prompted(base.tokenizer, base.backbone, description_in_prompt=True, guide=base.guide).eval()
             system.chat, system.examples = chat, examples
             if not found or fits(system, data):
                 found.append(system)
