@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 import data
 from data import Record
@@ -158,7 +159,8 @@ def collect(system: Zhyper, records: Sequence[Record]) -> dict:
     rows = system.with_states(rows)  # what is below the adapted layers is computed once
 
     points = {}
-    for name, c in points_between(system.embed(texts)).items():
+    embeddings = points_between(system.embed(texts))
+    for name, c in tqdm(embeddings.items(), "points"):
         points[name] = measure(system, rows, c, lengths)
     frozen = probabilities(system, rows, None, lengths)
     before, _, after = system.guide.template.partition("{}")

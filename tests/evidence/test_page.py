@@ -278,17 +278,18 @@ def test_the_slider_moves_the_answer_of_the_adapted_model_from_one_text_to_the_o
     system, file = written
     numbers = numbers_of(file.read_text(encoding="utf-8"))
     texts, question = numbers["descriptions"], numbers["questions"][0]
-    moves = [("question", 0), ("mix", 0), ("mix", 5), ("mix", numbers["steps"]), ("second", 0), ("first", 1)]
+    moves = [("question", 0), ("mix", 0), ("mix", 5), ("mix", numbers["steps"])]
+    moves += [("second", 0), ("first", 1), ("mix", 3)]  # the two change places
     result = drive(browser, file, *moves)
     assert result["errors"] == []
-    _, left, between, right, _, turned = result["seen"]
+    _, left, between, right, _, turned, mirrored = result["seen"]
     for shown, text in ((left, texts[0]), (right, texts[1]), (turned, texts[0])):
         (answer,) = system.generate([system.guide.prompt(question)], [text])
         assert shown["adapted"].startswith(f"{answer.strip()} (")
         assert shown["frozen"] == left["frozen"]
     assert left["adapted"] != right["adapted"]
     assert left["cells"] != between["cells"] != right["cells"]
-    for shown, name in ((left, "0"), (between, "0 1 5"), (right, "1")):
+    for shown, name in ((left, "0"), (between, "0 1 5"), (right, "1"), (mirrored, "0 1 5")):
         point = numbers["points"][name]
         z = [number / 100 for site in point["z"] for number in site]
         assert [float(cell.replace("−", "-")) for cell in shown["cells"]] == pytest.approx(z)
