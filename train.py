@@ -103,7 +103,8 @@ class Preset:
 
 
 PRESETS = {
-    "default": Preset(),
+    "default": Preset(steps=600),
+    "atlas": Preset(),
     "votes": Preset(lr=1e-3),  # at the methods' own 2e-3 the loss stays high until the rate falls
     "smoke": Preset(
         backbone=ModelConfig(vocab_size=512, layers=2, heads=2, kv_heads=2, width=64, inner=256),
