@@ -695,8 +695,41 @@ def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dic
     return row
 
 
+def products_per_second(threads: int) -> float:
+    """How fast this machine is, with so many threads, at products as a training step has them."""
+    torch.set_num_threads(threads)
+    x = torch.ones(2048, 128)
+    W = torch.ones(128, 512)
+    count = 0
+    start = time.perf_counter()
+    while time.perf_counter() < start + 0.1:
+        (x @ W).relu_()
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def choose_threads(device: str, speed=products_per_second) -> None:
+    """Use one thread where several are not faster, as on a machine that is busy with other work.
+
+    Nothing is measured where OMP_NUM_THREADS is set, or where it is not the CPU that computes.
+    """
+    threads = torch.get_num_threads()
+    if device != "cpu" or "OMP_NUM_THREADS" in os.environ or threads == 1:
+        return
+    several = 0.0
+    alone = 0.0
+    for _ in range(4):  # in turn, so that other work slows down both
+        several += speed(threads)
+        alone += speed(1)
+    torch.set_num_threads(threads)
+    if alone >= several:
+        torch.set_num_threads(1)
+        say(f"{threads} threads are no faster than one here, so one is used")
+
+
 def run(settings: Settings) -> dict:
     """The whole job; what an earlier start has finished stays. Returns what results.json holds."""
+    choose_threads(settings.device)
     data = read_data(settings)
     results = open_run(settings, data)
     finished = results["rows"]

@@ -60,9 +60,41 @@ def test_the_python_of_the_readme_runs(trained, monkeypatch, tmp_path):
     exec(code, {})
 
 
+def requirements() -> list[str]:
+    """The lines of requirements.txt without their comments."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line.partition("#")[0].strip() for line in lines]
+
+
 def test_four_packages_are_required():
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
-    assert [re.split("[=>]", line)[0] for line in lines] == ["torch", "numpy", "tokenizers", "tqdm"]
+    names = [re.split("[=>]", line)[0] for line in requirements()]
+    assert names == ["torch", "numpy", "tokenizers", "tqdm"]
+
+
+@pytest.mark.parametrize("script", [".github/workflows/tests.yml", ".ci/run"])
+@pytest.mark.parametrize("system", ["Linux", "macOS", "Windows"])
+def test_what_tests_each_system_takes_its_lines_from_the_readme(script, system):
+    """Each pattern that the script looks for finds one line, and in this order: set up, install, test."""
+    text = (ROOT / script).read_text(encoding="utf-8")
+    (wanted,) = re.findall(r"^ *lines=\$\(grep (.*) README.md\)$", text, re.M)
+    found = []
+    for pattern in re.findall(r"-e ['\"](.*?)['\"]", wanted.replace("$RUNNER_OS", system)):
+        found += re.findall(f"^.*{pattern.removeprefix('^')}", README, re.M)
+    setup = f"# {system if '$RUNNER_OS' in wanted else 'Linux'}"
+    assert len(found) == 3
+    assert "-m venv .venv" in found[0] and found[0].endswith(setup)
+    assert "pip install -r requirements.txt" in found[0]
+    assert [README.index(line) for line in found] == sorted(README.index(line) for line in found)
+    assert found[1:] == ["pip install pytest hypothesis", "python -m pytest"]
+
+
+def test_the_torch_that_linux_gets_is_the_tested_one_and_new_enough():
+    """It is named with its number, so that pip takes the build for CPUs; a range may bring another."""
+    (pinned,) = re.findall(r"pip install torch==([\d.]+) --index-url", README)
+    comment = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()[0]
+    assert f"tested with {pinned};" in comment
+    least = requirements()[0].removeprefix("torch>=")
+    assert [int(part) for part in least.split(".")] <= [int(part) for part in pinned.split(".")]
 
 
 def test_nothing_lies_at_the_top_but_what_was_agreed():

@@ -172,6 +172,45 @@ def test_every_data_set_without_a_download_trains(name, tmp_path, monkeypatch):
     assert all(math.isfinite(found["nll"]) for found in row["evaluated"].values())
 
 
+# ---- threads
+
+
+@pytest.fixture
+def four_threads(monkeypatch):
+    """A CPU on which torch would use four threads, whatever this machine has."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("several", "alone", "chosen"), [(3.0, 1.0, 4), (1.0, 1.0, 1), (0.1, 1.0, 1)])
+def test_one_thread_is_used_where_four_are_no_faster_and_that_is_said(several, alone, chosen, four_threads, capsys):
+    train.choose_threads("cpu", lambda threads: several if threads == 4 else alone)
+    assert torch.get_num_threads() == chosen
+    said = "4 threads are no faster than one here, so one is used\n"
+    assert capsys.readouterr().err == (said if chosen == 1 else "")
+
+
+def test_threads_are_measured_on_the_cpu_only_and_not_where_their_number_is_given(four_threads, monkeypatch):
+    def measure(threads: int) -> float:
+        pytest.fail("measured")
+
+    train.choose_threads("cuda", measure)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    train.choose_threads("cpu", measure)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    torch.set_num_threads(1)
+    train.choose_threads("cpu", measure)
+    assert torch.get_num_threads() == 1
+
+
+def test_the_measurement_uses_the_threads_that_it_is_about(four_threads):
+    assert train.products_per_second(2) > 0
+    assert torch.get_num_threads() == 2
+
+
 # ---- evaluation
 
 
