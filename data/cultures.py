@@ -40,6 +40,8 @@ from data import SPLITS, Data, Record
 
 FACETS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 NAMES = list(FACETS)
+if len(NAMES) % 2:
+    raise ValueError(f"cultures.json has {len(NAMES)} facets, but they come in pairs: add one more")
 PAIRS = list(zip(NAMES[::2], NAMES[1::2], strict=True))
 ANSWERS = {facet: list(clauses) for facet, (_, clauses) in FACETS.items()}
 ALLOWED = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0)]  # the regions' values
