@@ -105,6 +105,9 @@ class Gain:
     def __call__(self, x: Tensor) -> Tensor:
         return self.scale * self.B * (1 if self.W is None else F.linear(x, self.W))
 
+    def take(self, index: Tensor) -> "Gain":
+        return replace(self, B=self.B[index])
+
     def to(self, dtype: torch.dtype) -> "Gain":
         return replace(self, B=self.B.to(dtype))  # W has the backbone's
 
