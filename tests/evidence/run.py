@@ -20,6 +20,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -52,6 +53,8 @@ class Settings(train.Settings):
     out: str | None = option(None, "the folder of the run folders; out/DATA-evidence if left out")
     seeds: int = option(3, "how many, from --seed on")
     seconds: float | None = option(None, "give each method as many steps as fit: ten of them are timed first")
+    wording: str | None = option(None, "verbs: descriptions of votes put a verb beside each topic")
+    unbalanced: bool = option(False, "draw training descriptions of votes as the votes fall, two thirds of them yes")
     bias: float = option(MAJORITY_SHARE, "how often the backbone's answers are the majority's, in cultures")
 
     def __post_init__(self):
@@ -90,6 +93,10 @@ class Settings(train.Settings):
 def train_seeds(settings: Settings) -> None:
     """Train every seed, the longest method first, and print the tables."""
     cultures.MAJORITY_SHARE = settings.bias
+    if settings.wording:
+        train.load = partial(train.load, wording=settings.wording)
+    if settings.unbalanced:
+        train.load = partial(train.load, balanced=False)
     use_trials(settings.data)
     METHODS.update({name: changed(name) for name in settings.names if "@" in name})
     first = settings.of_seed(settings.seed, settings.chosen_methods)

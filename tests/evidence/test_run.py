@@ -266,3 +266,13 @@ def test_tuning_tries_every_point_on_validation_and_writes_what_use_trials_reads
 def test_a_mistake_is_one_line_and_exit_code_2(words, message, cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert message in cli(*words) and not list(tmp_path.iterdir())
+
+
+def test_the_wording_and_the_balance_of_votes_can_be_chosen(monkeypatch):
+    asked = []
+    monkeypatch.setattr(run.train, "load", lambda *words, **options: asked.append(options))
+    monkeypatch.setattr(run, "seconds_a_step", lambda *words: run.train.load() or sys.exit())
+    for options in ({"wording": "verbs"}, {"unbalanced": True}):
+        with pytest.raises(SystemExit):
+            run.train_seeds(run.Settings(data="votes", methods="lora", **options))
+    assert asked == [{"wording": "verbs"}, {"wording": "verbs", "balanced": False}]
