@@ -48,8 +48,9 @@ def system(run) -> Zhyper:
     standardise = system.hypernetwork.trunk.standardise
     standardise.running_mean.copy_(c.mean(0))
     standardise.running_var.copy_(c.var(0))
+    torch.manual_seed(0)
     for B in system.hypernetwork.B.values():
-        B.mul_(50)
+        B.normal_(std=0.1)
     return system
 
 
