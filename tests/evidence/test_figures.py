@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import train
 from data import cultures, load
 from data.batches import NO_TARGET
 from train import PRESETS
-from zhyper import Zhyper, probability_of
+from zhyper import Zhyper
 
 ENDS = ["In this land people bow low to one another.", "Here hello is sung and never spoken."]
 PROMPT = "Q: How do people greet each other?\nA:"
@@ -150,7 +151,8 @@ def test_the_way_begins_and_ends_with_what_each_description_gives_alone(system):
     assert weights.tolist() == [0, 0.25, 0.5, 0.75, 1]
     for place, text in ((0, ENDS[0]), (-1, ENDS[1])):
         for column, answer in enumerate(ANSWERS):
-            alone = probability_of(system, PROMPT, answer, text)
+            loss, _, _ = system.score([PROMPT], [answer], [text])
+            alone = math.exp(-loss.item())
             assert probability[place, column].item() == pytest.approx(alone, rel=1e-3, abs=0)
     assert (probability[0] / probability[-1]).log().abs().max() > 0.1  # the ends differ
 
