@@ -52,7 +52,7 @@ def test_files_that_the_readme_names_exist():
 
 
 def test_the_python_of_the_readme_runs(trained, monkeypatch, tmp_path):
-    run = tmp_path / "out/cultures-default"
+    run = tmp_path / "assets/cultures-default"
     run.mkdir(parents=True)
     trained[0].save(run / "zhyper-diag.pt")
     monkeypatch.chdir(tmp_path)
