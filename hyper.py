@@ -93,7 +93,8 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        # A.mT (d_in, r) is like d_in tokens, times_z makes it (b, d_in, r); then back: (b, r, d_in)
+        # The d_in columns of A are treated as tokens: A.mT (d_in, r), Z times it (b, d_in, r),
+        # and back (b, r, d_in). Without a z all this changes nothing.
         A = self.times_z(self.A.mT).mT
         B = self.B
         if A.dim() == 3:
@@ -188,7 +189,7 @@ class PaperTrunk(nn.Module):
         text = self.text(self.standardise(c))  # (b, latent/2)
         depth = self.depth_norm(self.depth.weight)  # (l, latent/4)
         module = self.module_norm(self.module.weight)  # (m, latent/4)
-        size = (len(c), len(depth), len(module), -1)  # b, l, m, and the width that each has
+        size = (len(c), len(depth), len(module), -1)  # expand: -1 keeps the width of each
         text = text[:, None, None].expand(size)
         depth = depth[None, :, None].expand(size)
         module = module[None, None].expand(size)
@@ -288,8 +289,8 @@ class ZhyperDiag(StaticLoRA):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # A number of z is a sum of f products weight · feature. So weights with a std of spread/√f
-        # give it a std of spread · 0.3, where 0.3 is the usual size of the gated trunk's features.
+        # A number of z is a sum of f products weight · feature, and the gated trunk's features are
+        # about 0.3. So weights with a std of spread/√f give z a std of 0.3 · spread: 2.4 at 8.
         modules = len(config.modules)
         outputs = math.prod(self.z_size(config.rank))
         std = config.spread / self.trunk.features**0.5
@@ -304,9 +305,11 @@ class ZhyperDiag(StaticLoRA):
     def generate_z(self, c: Tensor) -> Mapping:
         """{module: z of each layer, (b, r)}; for the square (b, r, r)."""
         features = self.trunk(c)  # (b, l, m, f)
-        # a linear layer for each module m, all in one product: weight[m] · features + bias[m]
+        # a linear layer for each module m, all in one product: weight[m] · features + bias[m];
+        # o are the outputs of a head, r or r²
         z = torch.einsum("blmf,mof->blmo", features, self.head_weight) + self.head_bias
         z = z.unflatten(-1, self.z_size(self.config.rank))
+        # z[:, :, i] is (b, l, r) or (b, l, r, r); unbind takes it apart into one for each layer
         return {module: z[:, :, i].unbind(1) for i, module in enumerate(self.config.modules)}
 
 
@@ -328,8 +331,8 @@ class TextToLoRA(Hypernetwork):
             head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
             A = lora_A(config.rank, d_in)
             B = torch.zeros(d_out, config.rank)
-            # its authors' start: at step 0 all texts have the LoRA of the bias. The gradient of the
-            # weight contains the features, so from step 1 on they differ.
+            # its authors' start: at step 0 all texts have the LoRA of the bias, whose B is 0. The
+            # gradient of the weight contains the features, so from step 1 on they differ.
             nn.init.zeros_(head.weight)
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head

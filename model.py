@@ -142,8 +142,8 @@ class Block(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # what was read before comes first
         grouped = self.config.kv_heads < self.config.heads
-        # Without a mask every token looks at itself and at what is before it: causal. A single
-        # token, which there is only with a cache, looks at everything.
+        # No mask: every token looks at itself and at what is before it, which is called causal. One
+        # token alone occurs only in generation, where it looks at all that the cache holds.
         causal = mask is None and x.shape[1] > 1
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
@@ -222,7 +222,7 @@ class GPT(nn.Module):
         return getattr(self.layers[layer], module)
 
     def run_layers(self, x, updates: Updates, start=0, end=None, cache: Cache | None = None):
-        """The states (b, t, d) behind layers[start:end].
+        """The states (b, t, d) after layers[start:end].
 
         Given a `cache` (used in generation), the call continues where the one before ended.
         """

@@ -195,7 +195,8 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        return Path(self.out or f"out/{Path(self.data).stem}-{self.preset or 'default'}")
+        chosen = self.preset or "default"  # the data set's own preset counts as its default
+        return Path(self.out or f"out/{Path(self.data).stem}-{chosen}")
 
     @property
     def preset_name(self) -> str:
@@ -333,6 +334,7 @@ def loss_of(system: Zhyper, batch: tuple) -> float:
 
 
 def trained_weights(system: Zhyper) -> dict[str, Tensor]:
+    """What training has changed: parameters that are not frozen, and BatchNorm's statistics."""
     frozen = {name for name, weight in system.named_parameters() if not weight.requires_grad}
     return {name: w for name, w in system.state_dict().items() if name not in frozen}
 
@@ -371,19 +373,19 @@ def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
     preset = settings.sizes
     records = data.split("train")
 
-    rows, place = shared_rows(system, records, [record.description for record in records])
+    rows, row_of = shared_rows(system, records, [record.description for record in records])
 
     def batches() -> Iterator[tuple[Rows, list[str]]]:
         rng = np.random.default_rng(settings.seed)
         count = method.descriptions_per_step or preset.descriptions_per_step
-        for drawn in draw(records, count, preset.questions, rng):
+        for drawn in draw(records, count, preset.questions, rng):  # indices of records
             own = drawn[PROCESS::PROCESSES]
-            yield rows.take([place[i] for i in own]), [records[i].description for i in own]
+            yield rows.take([row_of[i] for i in own]), [records[i].description for i in own]
 
     validation = sample_records(data.split("validation") or records, 64, settings.seed)
     descriptions = [record.description for record in validation]
-    validation_rows, validation_place = shared_rows(system, validation, descriptions)
-    held_out = (validation_rows.take(validation_place), descriptions)
+    validation_rows, validation_row_of = shared_rows(system, validation, descriptions)
+    held_out = (validation_rows.take(validation_row_of), descriptions)
     lr = settings.lr or preset.lr or method.lr
     steps = settings.steps or preset.steps
     return optimise(name, system.train(), lr, steps, batches(), held_out, settings)
@@ -399,14 +401,15 @@ def shared_rows(
     description, that is a part of the row.)
     """
     read = descriptions if system.description_in_prompt else [None] * len(records)
-    place = {}
-    index = []
+    number = {}  # of each different row, in the order of their first records
+    row_of = []
     for record, text in zip(records, read, strict=True):
         texts = (record.prompt, record.answer, text)
-        place.setdefault(texts, len(place))
-        index.append(place[texts])
-    rows = system.encode_rows(*zip(*place, strict=True))
-    return system.with_states(rows), index
+        number.setdefault(texts, len(number))
+        row_of.append(number[texts])
+    prompts, answers, read = zip(*number, strict=True)
+    rows = system.encode_rows(prompts, answers, read)
+    return system.with_states(rows), row_of
 
 
 # ---- evaluation
@@ -421,14 +424,15 @@ def sample_records(records: Sequence[Record], most: int | None, seed: int) -> li
 @torch.no_grad()
 def score_records(system: Zhyper, records: Sequence[Record], descriptions: Sequence) -> Tensor:
     """Loss (nats), tokens and exactness of each record's answer under a description, (3, n)."""
-    rows, place = shared_rows(system, records, descriptions)
-    # rows of like length are read together, so that little is spent on padding
-    lengths = (rows.targets != NO_TARGET).cumsum(axis=1).argmax(axis=1)  # where the last target is
-    order = sorted(range(len(records)), key=lambda i: lengths[place[i]])
+    rows, row_of = shared_rows(system, records, descriptions)
+    # Rows of like length are read together, so that little is spent on padding. A row ends with a
+    # target: the count of targets so far is first at its maximum there.
+    lengths = (rows.targets != NO_TARGET).cumsum(axis=1).argmax(axis=1)
+    order = sorted(range(len(records)), key=lambda i: lengths[row_of[i]])
     found = torch.zeros(3, len(records))
     for start in range(0, len(order), 64):
         part = order[start : start + 64]
-        scored = system(rows.take([place[i] for i in part]), [descriptions[i] for i in part])
+        scored = system(rows.take([row_of[i] for i in part]), [descriptions[i] for i in part])
         found[:, part] = torch.stack([values.float().cpu() for values in scored])
     return found
 
@@ -598,11 +602,7 @@ def read_data(settings: Settings) -> Data:
 
 
 def build_base(data: Data, settings: Settings) -> Zhyper:
-    """What all methods start from: a tokenizer and a backbone, of this run, real or random.
-
-    If a run was stopped while it pretrained, the weights in its backbone.pt are still random. Then
-    results.json has no entry "pretrain", and the function `run` pretrains.
-    """
+    """What all methods start from: a tokenizer and a backbone, of this run, real or random."""
     if (settings.run / "backbone.pt").exists():  # a system without a method
         return Zhyper.load(settings.run, "backbone", settings.device)
     torch.manual_seed(settings.seed)
@@ -659,7 +659,7 @@ def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
     `lora-prompt` reads description, line break, prompt and answer as one text. And the control
     `swapped` can put any description there. Raises ValueError if a split loses more than a tenth.
     """
-    reader = build_system("zhyper-diag", base, settings)
+    reader = build_system("zhyper-diag", base, settings)  # only its encoder counts, as all have it
     descriptions = {record.description for record in data.records}
     questions = {record.prompt + record.answer for record in data.records}
     in_encoder = token_counts(reader.encoder_tokenizer, descriptions)
@@ -737,9 +737,10 @@ def run(settings: Settings) -> dict:
     choose_threads(settings.device)
     data = read_data(settings)
     results = open_run(settings, data)
-    finished = results["rows"]
+    finished = results["rows"]  # a part of results: what is put into it is written with them
     base = build_base(data, settings)
     data = leave_out_long(data, base, settings)
+    # A run that was stopped while it pretrained has a backbone.pt, but with random weights.
     if "pretrain" not in results:
         if PROCESS == 0:  # also before pretraining: a later start needs the tokenizer
             base.save(settings.run / "backbone.pt")

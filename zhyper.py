@@ -43,7 +43,7 @@ from model import (
 )
 
 # one for each prompt: texts, where None asks for the frozen model, or embeddings c (b, d_text);
-# or None in place of them all
+# or None alone: the frozen model for every prompt
 Descriptions = Sequence[str | None] | Tensor | None
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
@@ -154,7 +154,8 @@ class Zhyper(nn.Module):
         c = self.embed(texts) if self.hypernetwork.reads_text else None
         adapter = self.hypernetwork(c)
         place = {text: i for i, text in enumerate(texts)}
-        # A prompt without a description borrows the first text's update, with 0 in place of its B.
+        # A prompt without a description borrows the first text's update, with 0 in place of its B
+        # (and not of z, which some methods do not have).
         index = torch.tensor([place.get(text, 0) for text in descriptions], device=self.device)
         adapter = {site: update.take(index) for site, update in adapter.items()}
         if None in descriptions:
@@ -225,7 +226,9 @@ class Zhyper(nn.Module):
         return rows._replace(states=torch.cat(parts))
 
     def forward(self, rows: Rows, descriptions: Descriptions) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each row, (b,): the summed loss (nats) of its targets, their number, if it is exact.
+        """Three tensors (b,): of each row its targets' loss (nats), their number, if it is exact.
+
+        rows.targets[i, j] is the id that follows rows.ids[i, j], or NO_TARGET.
 
         A row is exact if each target is the likeliest token. Greedy decoding would then write
         exactly this answer; one pass is enough to know.
@@ -234,14 +237,14 @@ class Zhyper(nn.Module):
         x = self.states_below(rows)
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer)  # (b, t, d)
         # Logits are made only where there is a target: each is vocab_size numbers.
-        row, place = np.nonzero(rows.targets != NO_TARGET)  # (n,) each: its row, its place there
-        target = torch.from_numpy(rows.targets[row, place]).to(self.device)
+        row, column = np.nonzero(rows.targets != NO_TARGET)  # (n,) each
+        target = torch.from_numpy(rows.targets[row, column]).to(self.device)
         row = torch.from_numpy(row).to(self.device)
-        place = torch.from_numpy(place).to(self.device)
-        logits = self.backbone.logits(x[row, place]).float()  # (n, vocab_size)
+        column = torch.from_numpy(column).to(self.device)
+        logits = self.backbone.logits(x[row, column]).float()  # (n, vocab_size)
         loss = F.cross_entropy(logits, target, reduction="none")  # (n,)
         wrong = (logits.argmax(-1) != target).float()
-        zero = loss.new_zeros(len(x))  # (b,)
+        zero = loss.new_zeros(len(x))  # (b,), to which the n losses are added, each to its row
         row_loss = zero.index_add(0, row, loss)
         row_tokens = zero.index_add(0, row, torch.ones_like(loss))
         exact = zero.index_add(0, row, wrong) == 0

@@ -45,7 +45,7 @@ SPLITS = {  # what each split is for
     "ood": "contexts from outside the training distribution, asked what is stated",
     "inferred": "contexts that are never trained, asked what their description does not state",
     "inferred_ood": "the same for contexts from outside the training distribution",
-    "minimal_pairs": "two contexts that differ in one value: its answer changes, no other does",
+    "minimal_pairs": "two contexts that differ in one value: only its answer changes",
     "locality": "questions that a description leaves open: the frozen model's answer must stay",
 }
 
@@ -184,7 +184,7 @@ def common_template(prompts: list[str]) -> str:
     >>> common_template(["Q: Who rules?\\nA:", "Q: Who sings?\\nA:"])
     'Q: {}\\nA:'
     """
-    # what all begin with, but no further than to its last colon
+    # what all begin with, but no further than to its last colon and space
     start = os.path.commonprefix(prompts)
     before = start[: start.rfind(": ") + 2] if ": " in start else ""
     # what all end with, but only from its first line break on

@@ -31,7 +31,7 @@ class Rows(NamedTuple):
         ids = self.ids[index]
         targets = self.targets[index]
         predicted = (targets != NO_TARGET).any(axis=0)
-        longest = np.flatnonzero(predicted)[-1] + 1  # each row ends with a target: EOS
+        longest = np.flatnonzero(predicted)[-1] + 1  # what follows the last target is padding
         states = None
         if self.states is not None:
             states = self.states[index, :longest]

@@ -68,7 +68,7 @@ def draw_culture(rng: Random, region: int | None) -> Culture:
         if region is None:
             values = rng.choice(BROKEN)
         elif rng.random() < REGION_SHARE:
-            # 3 has no factor in common with 8: the pairs of a region get different values
+            # steps of 3 go through all 8 of ALLOWED, so that the pairs of a region differ
             values = ALLOWED[(region + 3 * number) % len(ALLOWED)]
         else:
             values = rng.choice(ALLOWED)
@@ -194,6 +194,7 @@ def evaluation_records(rng: Random, trained: Named, stated: int) -> list[Record]
         text = describe(rng, culture, facets)
         unstated = [facet for facet in NAMES if facet not in facets]
         asked = rng.sample(unstated, 4)
+        # the right answer to what is left open is the majority's
         records += ask_each(rng, "locality", context, MAJORITY, text, asked)
         if number % 2 == 0:
             continue  # minimal pairs have two descriptions each, so half as many are enough

@@ -31,7 +31,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:
     """A tokenizer saved by its `to_str`, set so that "<eos>" typed by a user is mere text."""
     tokenizer = tokenizers.Tokenizer.from_str(text)
-    tokenizer.encode_special_tokens = True  # True: like any other text
+    tokenizer.encode_special_tokens = True  # despite its name: as ordinary text
     return tokenizer
 
 
@@ -129,7 +129,7 @@ def encode_pairs(
     """Token ids of each prompt and of its answer, cut out of the ids of the text of both.
 
     Raises ValueError as `encode` does, and where the tokenizer joins the end of the prompt with the
-    start of the answer, so that the prompt's own ids are not the first of the text's: after
+    start of the answer, so that the whole text's ids do not begin with the prompt's: after
     "Q: Who? ", with a space at its end, one token " bow" stands where the prompt has " ".
     """
     starts = encode_unfinished(tokenizer, prompts, "prompt")
