@@ -93,7 +93,7 @@ class Preset:
     pretrain_steps: int = 350
     pretrain_lr: float = 4e-3
     pretrain_batch: int = 8  # rows a step
-    steps: int = 800
+    steps: int = 600
     descriptions_per_step: int = 32
     questions: int = 4  # for each of these descriptions, at most
     lowest_layer: int = 2  # the lowest adapted layer: what is below it is computed only once
@@ -103,9 +103,10 @@ class Preset:
 
 
 PRESETS = {
-    "default": Preset(steps=600),
-    "atlas": Preset(),
-    "votes": Preset(lr=1e-3),  # at the methods' own 2e-3 the loss stays high until the rate falls
+    "default": Preset(),
+    "atlas": Preset(steps=800),
+    # at the methods' own rate, 2e-3, the loss of votes stays high until the rate falls
+    "votes": Preset(steps=800, lr=1e-3),
     # One layer and few tokens a step: what it learns in half a minute tells whether all works.
     # Most of that is pretraining, since only a backbone that can answer can be adapted.
     "smoke": Preset(
@@ -619,12 +620,10 @@ def build_base(data: Data, settings: Settings) -> Zhyper:
 
 def guide_of(data: Data) -> Guide:
     """What chat says of the data: its questions, at most a hundred, and one description."""
-    before, _, after = data.template.partition("{}")
-    questions = []
-    for record in data.split("train"):
-        questions.append(record.prompt.removeprefix(before).removesuffix(after))
-    distinct = list(dict.fromkeys(questions))
-    return Guide(data.template, tuple(distinct[:100]), data.split("train")[0].description)
+    records = data.split("train")
+    guide = Guide(data.template)
+    questions = list(dict.fromkeys(guide.question(record.prompt) for record in records))
+    return replace(guide, questions=tuple(questions[:100]), description=records[0].description)
 
 
 def add_encoder(system: Zhyper, settings: Settings) -> None:

@@ -66,6 +66,11 @@ class Guide:
         whole = "\n" in question or (before and question.startswith(before))
         return question if whole else self.template.replace("{}", question)
 
+    def question(self, prompt: str) -> str:
+        """The bare question of a prompt."""
+        before, _, after = self.template.partition("{}")
+        return prompt.removeprefix(before).removesuffix(after)
+
 
 class Zhyper(nn.Module):
     """A whole system, of whatever method: a frozen GPT, and what adapts it to a text.

@@ -116,3 +116,19 @@ def run_cli(*arguments: str | Path, cwd: str | Path | None = None, timeout: floa
     return subprocess.run(
         command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True, encoding="utf-8"
     )
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """A command line in this process, by its `main`: what it prints, or the last line of its error."""
+
+    def call(main, *words: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *map(str, words)])
+        try:
+            main()
+        except SystemExit as stop:
+            assert stop.code == 2
+            return capsys.readouterr().err.splitlines()[-1]
+        return capsys.readouterr().out
+
+    return call

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -42,6 +43,21 @@ def test_the_commands_have_the_options_that_the_readme_gives_them():
         ).stdout
         for option in named:
             assert re.search(rf"{option}\b", shown), f"{' '.join(command)} has no {option}"
+
+
+def test_the_conversation_of_the_readme_is_what_chat_prints():
+    (shown,) = re.findall(r"^```\n\$ python zhyper.py chat\n(.*?)^```", README, re.M | re.S)
+    typed = re.findall(r"^> (.*)$", shown, re.M)
+    environment = os.environ | {"PYTHONUTF8": "1"}
+    command = [sys.executable, "zhyper.py", "chat"]
+    lines = "\n".join([*typed, "/quit"])
+    printed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, encoding="utf-8", input=lines, env=environment
+    ).stdout
+    answers = re.sub(r"^> .*\n", "", shown, flags=re.M)  # chat prints its mark, but not what is typed
+    printed = printed.replace("> ", "")
+    without_digits = [re.sub(r"\d", "", text) for text in (answers, printed)]  # these may differ between machines
+    assert without_digits[0] in without_digits[1]
 
 
 def test_files_that_the_readme_names_exist():

@@ -163,7 +163,6 @@ def collect(system: Zhyper, records: Sequence[Record]) -> dict:
     for name, c in tqdm(embeddings.items(), "points"):
         points[name] = measure(system, rows, c, lengths)
     frozen = probabilities(system, rows, None, lengths)
-    before, _, after = system.guide.template.partition("{}")
     return {
         "units": UNITS,
         "steps": STEPS,
@@ -171,7 +170,7 @@ def collect(system: Zhyper, records: Sequence[Record]) -> dict:
         "sites": [f"{layer} {module}" for layer, module in system.hypernetwork.sites()],
         "full_colour": full_colour(points),
         "descriptions": texts,
-        "questions": [prompt.removeprefix(before).removesuffix(after) for prompt in questions.values()],
+        "questions": [system.guide.question(prompt) for prompt in questions.values()],
         "answers": [[choice.strip() for choice in choices] for choices in questions],
         "stated": stated,
         "start": choose_start(stated, frozen),

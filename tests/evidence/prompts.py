@@ -63,9 +63,7 @@ class Prompted(Zhyper):
 
     def chat_ids(self, description: str, prompt: str) -> list[int]:
         """CHAT, cut at its marks: each of them is one token, and what is between them is text."""
-        before, _, after = self.guide.template.partition("{}")
-        question = prompt.removeprefix(before).removesuffix(after)
-        texts = {"{description}": description, "{question}": question}
+        texts = {"{description}": description, "{question}": self.guide.question(prompt)}
         ids = []
         for piece in re.split(f"({re.escape(START)}|{re.escape(END)})", CHAT):
             if piece in (START, END):

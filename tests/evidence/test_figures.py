@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,19 +57,8 @@ def system(run) -> Zhyper:
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    """The command line in this process: its output, or the last line of an error."""
-
-    def call(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["figures.py", *map(str, words)])
-        try:
-            figures.main()
-        except SystemExit as stop:
-            assert stop.code == 2
-            return capsys.readouterr().err.splitlines()[-1]
-        return capsys.readouterr().out
-
-    return call
+def cli(run_main):
+    return partial(run_main, figures.main)
 
 
 # ---- what is drawn

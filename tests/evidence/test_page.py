@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -33,19 +34,8 @@ def with_choices(records: list[Record]) -> list[Record]:
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    """The command line in this process: its output, or the last line of an error."""
-
-    def call(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["page.py", *map(str, words)])
-        try:
-            page.main()
-        except SystemExit as stop:
-            assert stop.code == 2
-            return capsys.readouterr().err.splitlines()[-1]
-        return capsys.readouterr().out
-
-    return call
+def cli(run_main):
+    return partial(run_main, page.main)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +47,8 @@ def path(tmp_path) -> str:
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    """The command line in this process: its output, or the last line of an error."""
-
-    def call(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
-        try:
-            run.main()
-        except SystemExit as stop:
-            assert stop.code == 2
-            return capsys.readouterr().err.splitlines()[-1]
-        return capsys.readouterr().out
-
-    return call
+def cli(run_main):
+    return partial(run_main, run.main)
 
 
 def options(path: str, out: Path, methods: str, *more: object) -> list:
