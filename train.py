@@ -164,9 +164,7 @@ class Settings:
     backbone: str | None = option(None, "a pretrained Llama: its folder, or its name on the hub")
     encoder: str | None = option(None, "a pretrained BERT: likewise")
     train_encoder: bool = option(False, "train a pretrained encoder too")
-    out: str | None = option(
-        None, "the run folder; if left out, out/DATA-PRESET, or out/DATA-default"
-    )
+    out: str | None = option(None, "the run folder; left out: out/DATA-PRESET or DATA-default")
     force: bool = option(False, "replace what the run folder holds")
     device: str = option(DEVICES[0], f"of this machine's: {', '.join(DEVICES)}")
     rank: int | None = option(None, "of every adapter; each method's own if left out")
