@@ -54,7 +54,7 @@ class Settings(train.Settings):
     seeds: int = option(3, "how many, from --seed on")
     seconds: float | None = option(None, "give each method as many steps as fit: ten of them are timed first")
     wording: str | None = option(None, "verbs: descriptions of votes put a verb beside each topic")
-    unbalanced: bool = option(False, "draw training descriptions of votes as the votes fall, two thirds of them yes")
+    unbalanced: bool = option(False, "draw the countries of training evenly, in place of one vote evenly, in votes")
     bias: float = option(MAJORITY_SHARE, "how often the backbone's answers are the majority's, in cultures")
 
     def __post_init__(self):
