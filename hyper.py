@@ -93,8 +93,8 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        # The d_in columns of A are treated as tokens: A.mT (d_in, r), Z times it (b, d_in, r),
-        # and back (b, r, d_in). Without a z all this changes nothing.
+        # Z multiplies each of the d_in columns of A, as it multiplies the vectors of tokens above:
+        # (d_in, r) -> (b, d_in, r) -> (b, r, d_in).
         A = self.times_z(self.A.mT).mT
         B = self.B
         if A.dim() == 3:
@@ -239,7 +239,10 @@ class Hypernetwork(nn.Module):
         return [(layer, module) for layer in layers for module in self.config.modules]
 
     def place_updates(self, A: Mapping, B: Mapping, z: Mapping | None = None) -> Adapter:
-        """The adapter made of {module: the A of each layer}, and of B and z likewise."""
+        """The adapter in which site (layer, module) has A[module][l], and its B and z likewise.
+
+        l counts the adapted layers: the lowest of them is 0.
+        """
         adapter = {}
         for layer, module in self.sites():
             l = layer - self.config.lowest_layer
@@ -256,7 +259,7 @@ def lora_A(*shape: int) -> Tensor:
 class StaticLoRA(Hypernetwork):
     """One A and one B for every site, for all texts (LoRA, arXiv 2106.09685): it reads no text.
 
-    Zhyper, below, is the same with a z between A and B.
+    ZhyperDiag, below, is the same with a z between A and B.
     """
 
     reads_text = False
@@ -276,7 +279,7 @@ class StaticLoRA(Hypernetwork):
         return self.place_updates(A, B, self.generate_z(c))
 
     def generate_z(self, c: Tensor | None) -> Mapping | None:
-        """{module: z of each layer}; here None, nothing between A and B. Zhyper generates it."""
+        """{module: z of each layer}; here None: there is nothing between A and B."""
         return None
 
 
@@ -285,22 +288,25 @@ class ZhyperDiag(StaticLoRA):
 
     reads_text = True
 
+    def z_size(self, rank: int) -> tuple[int, ...]:
+        """The shape of one text's z at one site."""
+        return (rank,)
+
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # A number of z is a sum of f products weight · feature, and the gated trunk's features are
-        # about 0.3. So weights with a std of spread/√f give z a std of 0.3 · spread: 2.4 at 8.
+        # A number of z is a sum of f products weight · feature. The gated trunk's features are
+        # about 0.3 at the start (measured), so weights with a std of spread/√f give z a std of
+        # 0.3 · spread: 2.4 at 8. The paper's trunk has smaller features, and so a smaller z.
         modules = len(config.modules)
-        outputs = math.prod(self.z_size(config.rank))
+        size = self.z_size(config.rank)
+        outputs = math.prod(size)
         std = config.spread / self.trunk.features**0.5
-        if outputs > config.rank:  # a square: r of its numbers are summed where Z meets A x
+        if len(size) == 2:  # a square: r of its numbers are summed where Z meets A x
             std = std / config.rank**0.5
         self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
         self.head_bias = nn.Parameter(torch.zeros(modules, outputs))
-
-    def z_size(self, rank: int) -> tuple[int, ...]:
-        return (rank,)
 
     def generate_z(self, c: Tensor) -> Mapping:
         """{module: z of each layer, (b, r)}; for the square (b, r, r)."""

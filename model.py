@@ -142,8 +142,9 @@ class Block(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # what was read before comes first
         grouped = self.config.kv_heads < self.config.heads
-        # No mask: every token looks at itself and at what is before it, which is called causal. One
-        # token alone occurs only in generation, where it looks at all that the cache holds.
+        # Without a mask every token looks at itself and at what is before it: this is causal. A
+        # single new token looks at all that the cache holds. There `is_causal` must be false, as it
+        # counts from the first key, and would let the token see nothing but that.
         causal = mask is None and x.shape[1] > 1
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
@@ -364,7 +365,8 @@ LLAMA_SIZES = {  # what ModelConfig has: what config.json calls it
     "theta": "rope_theta",
     "tied": "tie_word_embeddings",
 }
-BERT_NAMES = {  # parts of the names that Encoder has: what a real BERT calls them
+# parts of the names that Encoder has: what a real BERT calls them; replaced in this order
+BERT_NAMES = {
     "word.": "word_embeddings.",
     "position.": "position_embeddings.",
     "blocks.": "encoder.layer.",
@@ -450,7 +452,8 @@ def bert_config(folder: Path) -> EncoderConfig:
     pooling = read_json_if_there(folder / "1_Pooling" / "config.json")
     flags = [name for name, value in pooling.items() if "pooling_mode" in name and value is True]
     modes = [POOLING.get(name, name) for name in flags]
-    mode = "+".join(modes) or pooling.get("pooling_mode", "mean")  # where newer files keep it
+    # Older files have a flag for each mode, newer ones a name. Without a file it is the mean.
+    mode = "+".join(modes) or pooling.get("pooling_mode", "mean")
     refuse_others({"pooling": mode}, {"pooling": ("mean", "cls")})
     steps = [
         step["type"].rpartition(".")[2] for step in read_json_if_there(folder / "modules.json")
@@ -516,7 +519,9 @@ def read_network(
             for key in content.keys():  # noqa: SIM118 (it is no dictionary)
                 tensors[key.removeprefix("bert.")] = content.get_tensor(key).to(dtype)
         token_types = tensors.pop(TOKEN_TYPES, None)
-        if token_types is not None:  # every token of a description has type 0
+        if token_types is not None:
+            # Every token of a description has type 0. And BERT may have more positions than
+            # sentence-transformers uses.
             tensors[POSITIONS] = tensors[POSITIONS][: network.config.block_size] + token_types[0]
         weights = {ours: tensors.pop(theirs) for ours, theirs in hub_names(network).items()}
         left = [key for key in tensors if not any(part in key for part in UNUSED_TENSORS)]

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from data import SPLITS, Data, Record, load
 from data.batches import NO_TARGET, Rows, draw
-from data.tokenizer import encode_unfinished, read_tokenizer, token_counts, train_tokenizer
+from data.tokenizer import encode_without_end, read_tokenizer, token_counts, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
 from zhyper import ACCELERATOR, DEVICES, Guide, Zhyper, read_torch, write_torch
@@ -60,7 +60,7 @@ class Method:
     kind: str | None = None  # a key of hyper.HYPERNETWORKS
     rank: int = 8
     trunk: str = "gated"
-    lr: float = 2e-3  # three times that for A and B, which serve all contexts
+    lr: float = 2e-3  # three times that for A and B: see parameter_groups
     scale: float = 2.0  # alpha / rank
     spread: float = 8.0  # see HyperConfig
     description_in_prompt: bool = False  # the backbone, too, reads the description
@@ -71,7 +71,7 @@ METHODS = {
     "frozen": Method(),
     "prompt": Method(description_in_prompt=True),
     "lora": Method(kind="lora"),
-    # its rows are long, so that few of them make a step
+    # a description and a prompt make a long row, so a step has fewer of them
     "lora-prompt": Method(
         kind="lora", rank=32, description_in_prompt=True, descriptions_per_step=8
     ),
@@ -156,7 +156,9 @@ class Settings:
 
     data: str = option("cultures", "a built-in data set, or a file.jsonl of records")
     data_path: str | None = option(None, "the file or folder of a data set that is downloaded")
-    descriptions: str | None = option(None, "a JSON file {context: [description, ...]} of more")
+    descriptions: str | None = option(
+        None, "more descriptions: a JSON file {context: [text, ...]}, where the data set takes one"
+    )
     contexts: int | None = option(None, "how many to train on, where the data set can choose")
     methods: str = option("frozen,prompt,zhyper-diag", f"or all: {', '.join(METHODS)}")
     preset: str | None = option(None, f"{', '.join(PRESETS)}; left out: the data set's, or default")
@@ -194,7 +196,8 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        chosen = self.preset or "default"  # the data set's own preset counts as its default
+        # `--data votes` trains in out/votes-default, although its preset is called votes, too
+        chosen = self.preset or "default"
         return Path(self.out or f"out/{Path(self.data).stem}-{chosen}")
 
     @property
@@ -239,7 +242,7 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
             continue
         peak = lr
         if name.startswith(("hypernetwork.A.", "hypernetwork.B.")):
-            peak = 3 * lr  # all contexts share them
+            peak = 3 * lr  # LoRA+ (arXiv 2402.12354), too, has a higher rate for B
         if name.startswith("encoder.") and system.encoder.pretrained_name:
             peak = lr / 20  # it can read already
         # a head's biases and the gates have several axes, but are no matrices
@@ -263,7 +266,8 @@ def optimise(
 
     Each batch is (rows, descriptions), and so is `held_out`, which gives the validation loss. At
     regular steps a line says how training goes, and a checkpoint is written, from which the same
-    command goes on; its batches begin anew. Raises ValueError if the loss is no number.
+    command goes on; its batches begin anew. Of several processes each takes the mean loss of its
+    own rows, and their gradients are averaged. Raises ValueError if the loss is no number.
     """
     weights = [weight for weight in system.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(system, lr), fused=True)
@@ -342,7 +346,7 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good."""
     preset = settings.sizes
     rng = np.random.default_rng([settings.seed, PROCESS])
-    texts = encode_unfinished(system.tokenizer, documents, "document")
+    texts = encode_without_end(system.tokenizer, documents, "document")
 
     def packed_rows() -> Iterator[tuple[Rows, None]]:
         while True:
@@ -400,13 +404,13 @@ def shared_rows(
     description, that is a part of the row.)
     """
     read = descriptions if system.description_in_prompt else [None] * len(records)
-    number = {}  # of each different row, in the order of their first records
+    place = {}  # {(prompt, answer, description): the index of its row}
     row_of = []
     for record, text in zip(records, read, strict=True):
         texts = (record.prompt, record.answer, text)
-        number.setdefault(texts, len(number))
-        row_of.append(number[texts])
-    prompts, answers, read = zip(*number, strict=True)
+        place.setdefault(texts, len(place))
+        row_of.append(place[texts])
+    prompts, answers, read = zip(*place, strict=True)
     rows = system.encode_rows(prompts, answers, read)
     return system.with_states(rows), row_of
 
@@ -424,10 +428,9 @@ def sample_records(records: Sequence[Record], most: int | None, seed: int) -> li
 def score_records(system: Zhyper, records: Sequence[Record], descriptions: Sequence) -> Tensor:
     """Loss (nats), tokens and exactness of each record's answer under a description, (3, n)."""
     rows, row_of = shared_rows(system, records, descriptions)
-    # Rows of like length are read together, so that little is spent on padding. A row ends with a
-    # target: the count of targets so far is first at its maximum there.
-    lengths = (rows.targets != NO_TARGET).cumsum(axis=1).argmax(axis=1)
-    order = sorted(range(len(records)), key=lambda i: lengths[row_of[i]])
+    # Rows of like length are read together, so that little is spent on padding.
+    last_targets = [np.flatnonzero(targets != NO_TARGET)[-1] for targets in rows.targets]
+    order = sorted(range(len(records)), key=lambda i: last_targets[row_of[i]])
     found = torch.zeros(3, len(records))
     for start in range(0, len(order), 64):
         part = order[start : start + 64]
@@ -482,23 +485,35 @@ def evaluated_splits(data: Data, settings: Settings) -> dict[str, list[Record]]:
     return splits
 
 
+def controlled_split(splits: dict) -> str:
+    """The split on which the controls are evaluated, of {split: ...}."""
+    return "unseen" if "unseen" in splits else next(iter(splits))
+
+
+def evaluation_plan(data: Data, settings: Settings) -> dict[str, tuple[list[Record], list]]:
+    """{split or control: its records, and a description for each}.
+
+    Raises ValueError if there is nothing to evaluate, or no description to swap with.
+    """
+    splits = evaluated_splits(data, settings)
+    plan = {}
+    for split, records in splits.items():
+        plan[split] = (records, [record.description for record in records])
+    records = splits[controlled_split(splits)]
+    rng = random.Random(settings.seed)
+    plan["swapped"] = (records, swapped_descriptions(records, rng))
+    plan["random"] = (records, [random_text(rng) for _ in records])
+    plan["none"] = (records, [None] * len(records))
+    return plan
+
+
 def evaluate_all(system: Zhyper, data: Data, settings: Settings) -> dict:
     """Every split; the controls, on one of them; and the margin, by how much swapped is worse."""
-    splits = evaluated_splits(data, settings)
     results = {}
-    for split, records in splits.items():
-        results[split] = evaluate(system, records, [record.description for record in records])
-    split = "unseen" if "unseen" in splits else list(splits)[0]
-    records = splits[split]
-    rng = random.Random(settings.seed)
-    controls = {
-        "swapped": swapped_descriptions(records, rng),
-        "random": [random_text(rng) for _ in records],
-        "none": [None] * len(records),
-    }
-    for control, descriptions in controls.items():
-        results[control] = evaluate(system, records, descriptions)
-    margin = results[split][data.measure] - results["swapped"][data.measure]
+    for name, (records, descriptions) in evaluation_plan(data, settings).items():
+        results[name] = evaluate(system, records, descriptions)
+    right = results[controlled_split(results)][data.measure]
+    margin = right - results["swapped"][data.measure]
     if data.measure == "nll":
         margin = -margin  # the lower the better
     return {"evaluated": results, "margin": margin}
@@ -601,7 +616,10 @@ def read_data(settings: Settings) -> Data:
 
 
 def build_base(data: Data, settings: Settings) -> Zhyper:
-    """What all methods start from: a tokenizer and a backbone, of this run, real or random."""
+    """What all methods start from, a tokenizer and a backbone.
+
+    It is what an earlier start of this run has saved, or else a real model, or a fresh one.
+    """
     if (settings.run / "backbone.pt").exists():  # a system without a method
         return Zhyper.load(settings.run, "backbone", settings.device)
     torch.manual_seed(settings.seed)
@@ -656,7 +674,8 @@ def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
     `lora-prompt` reads description, line break, prompt and answer as one text. And the control
     `swapped` can put any description there. Raises ValueError if a split loses more than a tenth.
     """
-    reader = build_system("zhyper-diag", base, settings)  # only its encoder counts, as all have it
+    # only its encoder is used here: every method that reads texts has the same
+    reader = build_system("zhyper-diag", base, settings)
     descriptions = {record.description for record in data.records}
     questions = {record.prompt + record.answer for record in data.records}
     in_encoder = token_counts(reader.encoder_tokenizer, descriptions)
@@ -737,9 +756,9 @@ def run(settings: Settings) -> dict:
     finished = results["rows"]  # a part of results: what is put into it is written with them
     base = build_base(data, settings)
     data = leave_out_long(data, base, settings)
-    # A run that was stopped while it pretrained has a backbone.pt, but with random weights.
+    evaluation_plan(data, settings)  # what cannot be evaluated raises an error before training
     if "pretrain" not in results:
-        if PROCESS == 0:  # also before pretraining: a later start needs the tokenizer
+        if PROCESS == 0:  # with random weights yet, so that a later start has the same tokenizer
             base.save(settings.run / "backbone.pt")
         results["pretrain"] = {}
         if not base.backbone.pretrained_name:

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from data.tokenizer import (
     decode_answer,
     encode,
     encode_pairs,
-    encode_unfinished,
+    encode_without_end,
     tokenizer_from_json,
 )
 from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork
@@ -48,7 +49,6 @@ Descriptions = Sequence[str | None] | Tensor | None
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
 TRAINED = "assets/cultures-default"  # a trained run that comes with the code
-MOST_STATES = 2**28  # numbers; states of more than that are not kept but computed at each step
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,14 @@ class Guide:
     description: str = ""  # an example
 
     def prompt(self, question: str) -> str:
-        """A question in the words of the data set, unless it is a prompt already."""
+        """A question in the words of the data set, unless it is a prompt of several lines already."""
         question = question.replace("\\n", "\n")  # a shell passes a line break on as \n
+        if not question.strip():
+            raise ValueError("the question is empty: write at least a word")
+        if "\n" in question:
+            return question
         before = self.template.partition("{}")[0]
-        whole = "\n" in question or (before and question.startswith(before))
-        return question if whole else self.template.replace("{}", question)
+        return self.template.replace("{}", question.removeprefix(before))
 
     def question(self, prompt: str) -> str:
         """The bare question of a prompt."""
@@ -222,7 +225,8 @@ class Zhyper(nn.Module):
         No description changes them. They are left out where they would take too much memory, and
         where the lowest adapted layer is the first, below which there is only a look-up.
         """
-        if not self.lowest_layer or rows.ids.size * self.backbone.config.width > MOST_STATES:
+        most = 2**28  # numbers: a GiB
+        if not self.lowest_layer or rows.ids.size * self.backbone.config.width > most:
             return rows
         parts = []
         for start in range(0, len(rows.ids), 64):
@@ -231,15 +235,15 @@ class Zhyper(nn.Module):
         return rows._replace(states=torch.cat(parts))
 
     def forward(self, rows: Rows, descriptions: Descriptions) -> tuple[Tensor, Tensor, Tensor]:
-        """Three tensors (b,): of each row its targets' loss (nats), their number, if it is exact.
+        """Of each row (b,): the loss of its targets (nats, a sum), their number, if it is exact.
 
-        rows.targets[i, j] is the id that follows rows.ids[i, j], or NO_TARGET.
-
-        A row is exact if each target is the likeliest token. Greedy decoding would then write
-        exactly this answer; one pass is enough to know.
+        rows.targets[i, j] is the id that follows rows.ids[i, j], or NO_TARGET. A row is exact if
+        each target is the likeliest token. Greedy decoding would then write exactly this answer;
+        one pass is enough to know.
         """
         adapter = self.adapt(descriptions)
         x = self.states_below(rows)
+        # Rows are filled up on the right. No token looks ahead, so that needs no mask.
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer)  # (b, t, d)
         # Logits are made only where there is a target: each is vocab_size numbers.
         row, column = np.nonzero(rows.targets != NO_TARGET)  # (n,) each
@@ -283,7 +287,7 @@ class Zhyper(nn.Module):
         config = self.backbone.config
         texts = self.full_prompts(prompts, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
-        rows = encode_unfinished(self.tokenizer, texts, "prompt", longest)
+        rows = encode_without_end(self.tokenizer, texts, "prompt", longest)
         adapter = self.eval().adapt(descriptions)
         ids = torch.from_numpy(pad(rows, left=True)).to(self.device)  # (b, t)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
@@ -336,23 +340,28 @@ class Zhyper(nn.Module):
         return merged.requires_grad_(False).eval()
 
     def export(
-        self, description: str, to: str, backbone: str | None = None, base: str | None = None
+        self, description: str, to: str, backbone_to: str | None = None, base: str | None = None
     ) -> None:
-        """Write one description's adapter as a folder for peft, with A' = Z A and B' = B.
+        """Write one description's adapter into the folder `to`, for peft, with A' = Z A and B' = B.
 
-        peft looks for the frozen model under the name `base`. Left out, it is the real model's own
-        name, or the folder `backbone`, into which a self-made model is written as a Llama for
-        transformers. Raises ValueError without safetensors, without any such name, and for a folder
-        that exists.
+        The frozen model is written into the folder `backbone_to`, as a Llama for transformers. A
+        real model need not be written: peft finds it under its own name, or under the name `base`.
+        Raises ValueError without safetensors, for a self-made model with neither a folder nor a
+        name, and for a folder that exists.
         """
-        if backbone:
-            base = base or str(Path(backbone).resolve())
+        if backbone_to:
+            base = base or str(Path(backbone_to).resolve())
         base = base or self.backbone.pretrained_name
         if not base:
-            raise ValueError("--backbone FOLDER writes the frozen model, --base names it: give one")
-        for folder in (to, backbone):
-            if folder and Path(folder).exists():
-                raise ValueError(f"{folder} exists: choose another folder")
+            problem = "peft would not find the frozen model"
+            raise ValueError(f"{problem}: --backbone-to FOLDER writes it, or --base names it")
+        for folder in (to, backbone_to):
+            if folder is not None and Path(folder).exists():
+                raise ValueError(f"{folder!r} exists: choose another folder")
+        if to == backbone_to:
+            raise ValueError(f"both would be written into {to!r}: name two folders")
+        if backbone_to:
+            self.export_backbone(backbone_to)
         names = llama_names(self.backbone)
         tensors = {}
         for (layer, module), update in self.adapter_of(description).items():
@@ -373,8 +382,6 @@ class Zhyper(nn.Module):
             "inference_mode": True,
         }
         write_folder(to, {"adapter_config.json": settings}, "adapter_model.safetensors", tensors)
-        if backbone:
-            self.export_backbone(backbone)
 
     def export_backbone(self, folder: str) -> None:
         """Write the frozen model and its tokenizer as a Llama for transformers."""
@@ -463,7 +470,7 @@ def write_torch(path: Path, content: dict) -> None:
 def read_torch(path: Path) -> dict:
     """What write_torch wrote; no code in it is run. Raises FileNotFoundError or ValueError."""
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: python train.py makes it")
+        raise FileNotFoundError(f"no file {path}: name another run or method, or train this one")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises many kinds
@@ -485,7 +492,7 @@ def write_folder(folder: str, files: dict[str, dict], weights: str, tensors: dic
 
 # ---- the command line: a function for each command, whose docstring is its help
 
-USAGE = """/describe TEXT  answer as it says
+USAGE = """/describe TEXT  answer as it says; before that, both answers are the frozen model's
 /facets         the questions that it was trained to answer
 /quit           leave
 anything else   a question"""
@@ -496,8 +503,8 @@ def how_sure(system: Zhyper, prompt: str, answer: str, description: str | None) 
     """How probable the model finds an answer with its end, in words."""
     try:
         loss, _, _ = system.score([prompt], [answer], [description])
-    except ValueError:
-        return "it never ends, or is empty"
+    except ValueError:  # an answer that is empty, or that the tokenizer joins with the prompt
+        return "nobody can say how probable"
     probability = math.exp(-loss.item())
     guess = "" if probability >= SURE else ": a guess"
     return f"{probability:.2f}{guess}"
@@ -524,6 +531,7 @@ def command_chat(system: Zhyper, args) -> None:
         try:
             line = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
+            print()
             return
         command, _, text = line.partition(" ")
         try:
@@ -531,8 +539,8 @@ def command_chat(system: Zhyper, args) -> None:
                 return
             if command == "/describe":
                 norms = system.relative_norms(system.adapt([text])).values()
-                print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms, default=0):.3f}")
                 args.description = text
+                print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms, default=0):.3f}")
             elif command == "/facets":
                 print("\n".join(system.guide.questions))
             elif not line or command.startswith("/"):
@@ -546,7 +554,7 @@ def command_chat(system: Zhyper, args) -> None:
 
 def command_export(system: Zhyper, args) -> None:
     """write the adapter of one description as a folder for the peft library"""
-    system.export(args.description, args.to, args.backbone, args.base)
+    system.export(args.description, args.to, args.backbone_to, args.base)
     print(f"written to {args.to}")
 
 
@@ -568,7 +576,7 @@ def command_explain(system: Zhyper, args) -> None:
         print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")
     print("the likeliest first tokens of the answer:")
     longest = system.backbone.config.block_size
-    prompt = encode_unfinished(
+    prompt = encode_without_end(
         system.tokenizer, [system.guide.prompt(args.prompt)], "prompt", longest
     )
     prompt = torch.tensor(prompt, device=system.device)
@@ -582,6 +590,7 @@ def command_explain(system: Zhyper, args) -> None:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="replace")  # Windows may not be able to write a Δ into a file
     parser = argparse.ArgumentParser(description="Use what python train.py has trained.")
     commands = parser.add_subparsers(required=True)
     for function in (command_chat, command_generate, command_explain, command_export):
@@ -597,7 +606,7 @@ def main() -> None:
             command.add_argument("--prompt", required=True, help="a question, or a whole prompt")
         if function is command_export:
             command.add_argument("--to", required=True, help="the folder to write")
-            command.add_argument("--backbone", help="write the self-made frozen model there, too")
+            command.add_argument("--backbone-to", help="the folder for the frozen model, if wanted")
             command.add_argument("--base", help="the name by which peft will find that model")
     args = parser.parse_args()
     try:

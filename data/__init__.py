@@ -179,7 +179,7 @@ def checked_text(name: str, value: object) -> str:
 def common_template(prompts: list[str]) -> str:
     """What all prompts have around their question: before it up to a colon, after it a line break.
 
-    Where that would leave nothing of a prompt, or confuse the braces, there is no template.
+    Where that would leave nothing of a prompt, or has a brace itself, there is no template.
 
     >>> common_template(["Q: Who rules?\\nA:", "Q: Who sings?\\nA:"])
     'Q: {}\\nA:'

@@ -9,13 +9,14 @@ states four of them, in any order; a question asks for one. The phrases stand in
 {facet: [three questions, {answer: five clauses}]}. The first answer of a facet is its majority
 value. The fifth clause of each answer is held out of training.
 
+Half of the descriptions of training state only one to three facets, so that each clause is also
+read on its own. Half of all training descriptions are asked one question more, about a facet that
+they do not state; its answer is the majority value.
+
 The backbone reads the `documents`. Two thirds of them are questions without a description, which
 are answered by the majority value seven times in ten; one third are descriptions of training
 cultures on their own. So the frozen model is biased, and right one time in four, where a culture
 agrees with the majority. A prompt fails to override that bias; an adapter should.
-
-Half of the training descriptions state fewer facets than four. Half of all training descriptions
-are asked one question more, about a facet that they do not state; its answer is the majority value.
 
 Neighbouring facets form pairs, and cultures come from regions in which the two values of a pair go
 together: of 16 combinations only the 8 of `ALLOWED` occur. Only `ood` has the other 8, `BROKEN`.
@@ -137,7 +138,8 @@ def load(
 ) -> Data:
     """`contexts` training cultures, and descriptions that state `stated` facets.
 
-    Raises ValueError if given a path, or an impossible number of contexts.
+    hard_cultures.py is the same with other numbers, under another `name`. Raises ValueError if
+    given a path, or an impossible number of contexts.
     """
     if path is not None:
         raise ValueError(f"the data set {name} is generated: leave out --data-path")
@@ -148,7 +150,7 @@ def load(
     records = training_records(rng, trained, stated)
     records += evaluation_records(rng, trained, stated)
     documents = pretraining_documents(rng, trained, stated)
-    for _ in range(EVALUATED):
+    for _ in range(EVALUATED):  # drawn last, so that the other splits do not depend on it
         context, culture = rng.choice(trained)
         facets = rng.sample(NAMES, stated)
         text = describe(rng, culture, facets)
@@ -161,7 +163,7 @@ def training_records(rng: Random, trained: Named, stated: int) -> list[Record]:
     for _ in range(DESCRIPTIONS // len(trained)):
         for context, culture in trained:
             facets = rng.sample(NAMES, stated)
-            if rng.random() < 0.5:  # fewer clauses, so that each must be read on its own
+            if rng.random() < 0.5:
                 facets = facets[: rng.randrange(1, stated)]
             text = describe(rng, culture, facets)
             records += ask_each(rng, "train", context, culture, text, facets)

@@ -79,7 +79,7 @@ def encode(
 
 
 def encode_batch(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], what: str) -> list:
-    """The encodings of texts that are not empty. Raises ValueError as `encode` does."""
+    """The encodings of texts. Raises ValueError for one that is empty or damaged."""
     for text in texts:
         if not text.strip():
             raise ValueError(f"the {what} is empty: write at least a word")
@@ -103,12 +103,12 @@ def check_length(text: str, ids: Sequence[int], what: str, longest: int | None) 
         raise ValueError(f"{problem}: shorten it")
 
 
-def encode_unfinished(
+def encode_without_end(
     tokenizer: tokenizers.Tokenizer, texts: Sequence[str], what: str, longest: int | None = None
 ) -> list[list[int]]:
     """Token ids of texts that go on: a first token like BOS stays, a last one like EOS is dropped.
 
-    Raises ValueError as `encode` does.
+    Raises ValueError for a text that is empty or takes more than `longest` tokens.
     """
     rows = []
     for text, encoding in zip(texts, encode_batch(tokenizer, texts, what), strict=True):
@@ -128,14 +128,15 @@ def encode_pairs(
 ) -> list[tuple[list[int], list[int]]]:
     """Token ids of each prompt and of its answer, cut out of the ids of the text of both.
 
-    Raises ValueError as `encode` does, and where the tokenizer joins the end of the prompt with the
-    start of the answer, so that the whole text's ids do not begin with the prompt's: after
-    "Q: Who? ", with a space at its end, one token " bow" stands where the prompt has " ".
+    Raises ValueError for a text that is empty or too long, and where the tokenizer joins the end of
+    the prompt with the start of the answer, so that the whole text's ids do not begin with the
+    prompt's: after "Q: Who? ", with a space at its end, one token " bow" stands where the prompt
+    has " ".
     """
-    starts = encode_unfinished(tokenizer, prompts, "prompt")
+    starts = encode_without_end(tokenizer, prompts, "prompt")
     encode_batch(tokenizer, answers, "answer")  # raises for an empty answer
     texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    wholes = encode_unfinished(tokenizer, texts, "prompt with its answer", longest)
+    wholes = encode_without_end(tokenizer, texts, "prompt with its answer", longest)
     pairs = []
     joined = []
     for text, start, whole in zip(texts, starts, wholes, strict=True):

@@ -204,8 +204,14 @@ def working_system(args: Namespace) -> Zhyper:
     system = train.build_system("zhyper-diag", default_base(args), settings_of(args))
     for B in system.hypernetwork.B.values():
         nn.init.normal_(B, std=0.02)
-    nn.init.zeros_(system.backbone.embed_tokens.weight[list(system.backbone.config.eos)])  # its logit is never largest
+    never_end(system)
     return system.eval().requires_grad_(False)
+
+
+def never_end(system: Zhyper) -> None:
+    """Give end tokens a logit of 0, which is never the largest, so that every answer has its full length."""
+    weight = system.backbone.embed_tokens.weight
+    weight.data[list(system.backbone.config.eos)] = 0.0
 
 
 @torch.inference_mode()
@@ -245,6 +251,7 @@ def generation(args: Namespace) -> Table:
     ]
 
 
+@torch.inference_mode()
 def read_all_again(system: Zhyper, prompt: str, tokens: int) -> Tensor:
     """Greedy generation that reads the whole text for every token."""
     ids = torch.tensor([system.tokenizer.encode(prompt).ids], device=system.device)
@@ -298,7 +305,7 @@ def peft_step(rows: Rows, args: Namespace) -> Callable[[], None]:
 
 
 def real(args: Namespace) -> Table:
-    """A step of ours through SmolLM2, q and v of every layer, against one of transformers and peft."""
+    """A step of ours through SmolLM2, q and v of every layer, against one of transformers and peft; and its cache."""
     models = {"backbone": real_folder("SMOLLM2"), "encoder": real_folder("MINILM")}
     settings = settings_of(args, preset="real", modules="q,v", rank=8, lowest_layer=0, **models)
     data = cultures.load(None, 0)
@@ -311,8 +318,18 @@ def real(args: Namespace) -> Table:
     for name in ("lora", "zhyper-diag", "t2l-gated"):
         system = train.build_system(name, base, settings).train()
         cases[name] = step_of(lambda system=system: system(rows, descriptions)[0].sum(), system)
-    seconds = interleaved(cases, max(3, args.repeats // 4))
-    return [(f"{name}: time of peft's LoRA", figure(ratios(seconds, name, "peft"))) for name in [*cases][1:]]
+    few = max(3, args.repeats // 4)
+    seconds = interleaved(cases, few)
+    table = [(f"{name}: time of peft's LoRA", figure(ratios(seconds, name, "peft"))) for name in [*cases][1:]]
+    prompt = records[0].prompt
+    never_end(base)
+    one_row = {
+        "without": lambda: read_all_again(base, prompt, 128),
+        "with": lambda: base.generate([prompt], None, 128),
+    }
+    caching = interleaved(one_row, few)
+    table.append(("one row, 128 tokens: speed without the cache", figure(ratios(caching, "without", "with"))))
+    return table
 
 
 def memory(args: Namespace) -> Table:

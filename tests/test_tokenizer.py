@@ -15,7 +15,7 @@ from data.tokenizer import (
     decode_answer,
     encode,
     encode_pairs,
-    encode_unfinished,
+    encode_without_end,
     read_tokenizer,
     token_counts,
     tokenizer_from_json,
@@ -86,7 +86,7 @@ EVERY = pytest.mark.parametrize("build", [trained, llama_2, metaspace, smollm2])
 def test_a_prompt_and_its_answer_have_the_ids_of_the_text_of_both_and_come_back_with_their_space(build):
     tokenizer = build()
     texts = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
-    wholes = encode_unfinished(tokenizer, texts, "text")
+    wholes = encode_without_end(tokenizer, texts, "text")
     pairs = encode_pairs(tokenizer, PROMPTS, ANSWERS)
     for (prompt, answer), whole, text in zip(pairs, wholes, ANSWERS, strict=True):
         assert prompt + answer == whole
@@ -112,9 +112,9 @@ def test_a_mark_that_somebody_types_is_text(build):
 
 
 def test_a_first_mark_stays_and_a_last_one_is_dropped_where_a_text_goes_on():
-    (ids,) = encode_unfinished(llama_2(), ["people bow"], "text")
+    (ids,) = encode_without_end(llama_2(), ["people bow"], "text")
     assert ids[0] == 1  # BOS
-    (ids,) = encode_unfinished(metaspace(), ["people bow"], "text")
+    (ids,) = encode_without_end(metaspace(), ["people bow"], "text")
     assert ids == metaspace().encode("people bow", add_special_tokens=False).ids
     assert encode(metaspace(), ["people bow"], "text") == [[*ids, 1]]  # a whole text has its EOS
     assert encode(word_piece(), ["people bow"], "text")[0][::3] == [1, 2]  # [CLS] people bow [SEP]

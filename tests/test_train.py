@@ -264,6 +264,19 @@ def test_validation_looks_at_its_own_split_and_no_other(job):
     assert list(row["evaluated"]) == ["validation", "swapped", "random", "none"]
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda records: [r for r in records if r.split == "train"], "no records to evaluate"),
+        (lambda records: [r for r in records if "train" in (r.split, r.context)] + records[4:5], "add one to swap with"),
+    ],
+)
+def test_data_that_cannot_be_evaluated_is_refused_before_anything_is_trained(job, change, problem):
+    with pytest.raises(ValueError, match=problem):
+        run(with_records(job, change))
+    assert not (job.run / "backbone.pt").exists()
+
+
 def test_guesses_that_train_nothing_stand_in_the_table(job, monkeypatch):
     data = two_cultures()
     guesses = {record: " bow" for record in data.records}

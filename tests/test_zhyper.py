@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train
 import zhyper
 from data import cultures, read_jsonl
-from data.tokenizer import encode_unfinished, train_tokenizer
+from data.tokenizer import encode_without_end, train_tokenizer
 from hyper import HYPERNETWORKS
 from model import GPT, MODULES, Encoder
 from zhyper import Guide, Zhyper
@@ -114,7 +114,7 @@ def test_the_loss_is_that_of_each_answer_and_its_end_and_of_nothing_else(system)
     texts = [TEXTS[0], None, TEXTS[1]]
     losses, counts, _ = system.score(PROMPTS, ANSWERS, texts)  # rows of different lengths
     for i, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
-        start, ids = (encode_unfinished(system.tokenizer, [text], "text")[0] for text in (prompt, prompt + answer))
+        start, ids = (encode_without_end(system.tokenizer, [text], "text")[0] for text in (prompt, prompt + answer))
         logits = system.backbone(torch.tensor([ids]), system.adapt(texts[i : i + 1]))[0]
         targets = [*ids, 1][len(start) :]  # 1 is <eos>
         places = torch.arange(len(start) - 1, len(ids))
@@ -194,7 +194,7 @@ def test_a_bf16_backbone_computes_nearly_the_same_and_what_is_trained_stays_fp32
 
 def read_again(system: Zhyper, prompt: str, text: str | None, most: int) -> list[int]:
     """Greedy generation without a cache: every token from all that stands before it."""
-    (row,) = encode_unfinished(system.tokenizer, [prompt], "prompt")
+    (row,) = encode_without_end(system.tokenizer, [prompt], "prompt")
     start, config = len(row), system.backbone.config
     while len(row) < min(start + most, config.block_size):
         token = logits_of(system, torch.tensor([row]), [text])[0, -1].argmax().item()
@@ -295,7 +295,7 @@ def test_peft_loads_an_export_from_another_working_directory_and_has_our_logits(
     system.backbone = GPT(sizes).requires_grad_(False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    system.export(TEXTS[0], "adapter", backbone="frozen")
+    system.export(TEXTS[0], "adapter", backbone_to="frozen")
     monkeypatch.chdir(tmp_path)
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(os.path.join("here", "adapter")).eval()
     ids = some_ids(2)
@@ -306,7 +306,7 @@ def test_peft_loads_an_export_from_another_working_directory_and_has_our_logits(
             assert torch.allclose(theirs(ids).logits, frozen, atol=1e-4)
     assert not torch.allclose(adapted, frozen, atol=1e-2)
     tokenizer = transformers.AutoTokenizer.from_pretrained(os.path.join("here", "frozen"))
-    assert tokenizer(TEXTS)["input_ids"] == encode_unfinished(system.tokenizer, TEXTS, "text")
+    assert tokenizer(TEXTS)["input_ids"] == encode_without_end(system.tokenizer, TEXTS, "text")
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, theirs.config.eos_token_id) == (0, 1, 1)
 
 
@@ -352,7 +352,7 @@ def test_no_code_from_a_file_is_run_and_a_damaged_or_missing_file_is_named(tmp_p
     with pytest.raises(ValueError, match=r"zhyper-diag\.pt is damaged"):
         Zhyper.load(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no file .*zhyper-diag\.pt: python train\.py makes it"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*zhyper-diag\.pt: name another run"):
         Zhyper.load(tmp_path)
 
 
@@ -414,7 +414,7 @@ def test_a_conversation_goes_on_after_a_mistake_under_the_description_before_it(
     for part in expected:  # in this order
         assert part in out[place:], part
         place = out.index(part, place) + len(part)
-    assert "frozen" not in cli("chat", *saved, typed=["/quit", ask])[1]
+    assert "frozen:" not in cli("chat", *saved, typed=["/quit", ask])[1]
 
 
 def test_chat_says_what_can_be_asked_and_how_sure_both_models_are(trained, tmp_path, cli):
@@ -448,6 +448,16 @@ def test_ones_own_records_are_asked_in_chat_in_their_prompt_form(trained, tmp_pa
     assert "adapted:  bow " in cli("chat", "--run", tmp_path, "--method", "mine", typed=typed)[1]
 
 
+def test_a_question_is_asked_in_the_prompt_form_once_however_it_is_typed():
+    guide = Guide("Q: {}\nA:")
+    for typed in ("Who rules?", "Q: Who rules?", "Q: Who rules?\nA:", "Q: Who rules?\\nA:"):
+        assert guide.prompt(typed) == "Q: Who rules?\nA:"
+    assert guide.question("Q: Who rules?\nA:") == "Who rules?"
+    assert Guide().prompt("Who rules?") == "Who rules?"
+    with pytest.raises(ValueError, match="the question is empty"):
+        guide.prompt(" ")
+
+
 @pytest.mark.parametrize("kind", READERS)
 def test_explain_shows_the_numbers_of_the_model(kind, cli, tmp_path):
     system = build_system(kind)
@@ -459,7 +469,7 @@ def test_explain_shows_the_numbers_of_the_model(kind, cli, tmp_path):
     for (layer, module), norm in system.relative_norms(adapter).items():
         assert re.search(rf"layer {layer} {module} .*\b{norm:.3f}", out)
     for updates in ({}, adapter):
-        logits = system.backbone(torch.tensor(encode_unfinished(system.tokenizer, ["people"], "")), updates)
+        logits = system.backbone(torch.tensor(encode_without_end(system.tokenizer, ["people"], "")), updates)
         probability, token = logits[0, -1].softmax(-1).max(-1)
         assert f"{system.tokenizer.decode([token])!r} {probability:.3f}" in out
 
@@ -468,13 +478,15 @@ def test_export_writes_the_adapter_and_the_frozen_model_and_replaces_nothing(sav
     pytest.importorskip("safetensors")
     monkeypatch.chdir(tmp_path)
     words = ["export", *saved, "--description", "people bow", "--to"]
-    assert cli(*words, "to", "--backbone", "llama")[0] == 0
+    assert cli(*words, "to", "--backbone-to", "llama")[0] == 0
     config = json.loads((tmp_path / "to" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str((tmp_path / "llama").resolve())
     before = (tmp_path / "to" / "adapter_model.safetensors").read_bytes()
-    for folders in (["to", "--backbone", "new"], ["new", "--backbone", "llama"]):
+    for folders in (["to", "--backbone-to", "new"], ["new", "--backbone-to", "llama"], ["", "--base", "x"]):
         code, _, err = cli(*words, *folders)
         assert code == 2 and "exists: choose another folder" in err
+    code, _, err = cli(*words, "new", "--backbone-to", "new")
+    assert code == 2 and "name two folders" in err
     assert sorted(os.listdir(tmp_path)) == ["llama", "mine.pt", "to"]
     assert (tmp_path / "to" / "adapter_model.safetensors").read_bytes() == before
 

@@ -85,7 +85,7 @@ def read_margins(path: Path) -> tuple[str, dict[str, tuple[float, float]]]:
         if "swapped" in scores:
             split = "unseen"
             if split not in scores:
-                split = next(iter(scores))  # as train.evaluate_all chooses
+                split = next(iter(scores))  # as train.controlled_split chooses
             right = scores[split][measure]
             swapped = scores["swapped"][measure]
             margins[method] = (right, swapped)

@@ -218,7 +218,7 @@ def test_without_matplotlib_one_line_says_what_installs_it(run, cli, monkeypatch
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run", "none"], "python train.py makes it"),
+        (["--run", "none"], "name another run"),
         (["--run", "none", "--facet", "hats"], "unknown facet 'hats': choose from greeting, "),
         (["--run", "none", "--only", "z,pie"], "unknown figure 'pie': choose from loss, "),
     ],

@@ -191,7 +191,7 @@ def test_a_method_without_a_z_for_each_rank_is_refused(kind, message):
 
 def test_a_mistake_is_one_line_and_exit_code_2(cli, trained, tmp_path):
     file = tmp_path / "page.html"
-    assert "python train.py makes it" in cli("--run", tmp_path, "--to", file)
+    assert "name another run" in cli("--run", tmp_path, "--to", file)
     trained[0].save(tmp_path / "zhyper-diag.pt")
     lines = [json.dumps(record._asdict()) for record in two_cultures().records]  # without choices
     (tmp_path / "two.jsonl").write_text("\n".join(lines))
