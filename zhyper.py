@@ -60,7 +60,7 @@ class Guide:
     description: str = ""  # an example
 
     def prompt(self, question: str) -> str:
-        """A question in the words of the data set, unless it is a prompt of several lines already."""
+        """A question in the words of the data set, unless it is a prompt with a line break."""
         question = question.replace("\\n", "\n")  # a shell passes a line break on as \n
         if not question.strip():
             raise ValueError("the question is empty: write at least a word")
