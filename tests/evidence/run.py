@@ -5,6 +5,7 @@ python tests/evidence/run.py --data votes --methods t2l-gated,zhyper-diag,mean,f
 python tests/evidence/run.py report FOLDER ...          # the tables again and a figure; trains nothing
 python tests/evidence/run.py curves out/rank_4 out/rank_8      # folders called NAME_VALUE as points of curves
 python tests/evidence/run.py strength FOLDER            # accuracy if the updates are made stronger
+python tests/evidence/run.py errors FOLDER              # what the wrong answers are made of
 python tests/evidence/run.py tune --data hard_cultures --seed 100 --steps 120     # writes trials.json
 
 The first trains each seed in a run folder of train.py's, seedN in --out, and goes on if it was stopped. Beside
@@ -453,6 +454,31 @@ def strength(args: argparse.Namespace) -> None:
     print(markdown([f"{args.method} ×", *found[FACTORS[0]]], body))
 
 
+def errors(args: argparse.Namespace) -> None:
+    """what the wrong answers of a method are made of: accuracy by right answer, by what is guessed, by question"""
+    found = defaultdict(lambda: defaultdict(list))  # {of which records: {split: whether each of them is right}}
+    for job in jobs_of(args.folder[0]):
+        data = train.read_data(job)
+        data = train.leave_out_long(data, train.build_base(data, job), job)
+        rights = complete(job, [])["rows"][args.method]["right"]
+        for split, records in train.evaluated_splits(data, job).items():
+            for record, right in zip(records, rights[split], strict=True):
+                kinds = [f"the answer is{record.answer}", record.prompt.replace("\n", " ")]
+                for name, guesses in data.references.items():
+                    kinds.append(f"{name} is {'right' if guesses[record] == record.answer else 'wrong'}")
+                for kind in kinds:
+                    found[kind][split].append(int(right))
+    splits = [split for split in COMPARED if split in rights]
+    prompts = {record.prompt.replace("\n", " ") for record in data.records}
+    wrong = {kind: sum(of[split].count(0) for split in splits) for kind, of in found.items()}
+    worst = sorted(prompts & wrong.keys(), key=wrong.get)[-5:]
+    body = []
+    for kind in sorted(found.keys() - prompts) + worst[::-1]:
+        rights = [found[kind][split] for split in splits]
+        body.append([kind, *(f"{statistics.mean(each):.3f} of {len(each)}" if each else "–" for each in rights)])
+    print(markdown([args.method, *splits], body))
+
+
 def tune(settings: Settings) -> None:
     """Try every rate and scale for each method, on the validation split, and write trials.json."""
     keys = []
@@ -479,7 +505,7 @@ def tune(settings: Settings) -> None:
 
 
 def main() -> None:
-    commands = {function.__name__: function for function in (report, curves, strength, tune)}
+    commands = {function.__name__: function for function in (report, curves, strength, errors, tune)}
     name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in commands else ""
     function = commands.get(name, train_seeds)
     trains = function in (train_seeds, tune)
@@ -496,7 +522,7 @@ def main() -> None:
         parser.add_argument("--against", default="zhyper-diag", help="report: whom the others are compared with")
         parser.add_argument("--split", default="unseen", help="curves: what is shown")
         parser.add_argument("--to", default="curves.png", help="curves: the file of the figure")
-        parser.add_argument("--method", default="zhyper-diag", help="strength: of which method")
+        parser.add_argument("--method", default="zhyper-diag", help="strength, errors: of which method")
         parser.add_argument("--bias", type=float, default=MAJORITY_SHARE, help="strength: that of the run")
     args = parser.parse_args(sys.argv[2:] if name else None)
     try:

@@ -1,6 +1,7 @@
 """The evidence: tables of fixed results, orders and ties, runs of several seeds that go on, and its commands."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -220,6 +221,12 @@ def test_strength_curves_and_the_report_read_what_was_trained(path, tmp_path, cl
     assert table[0] == "| zhyper-diag × | unseen |" and len(table) == 2 + len(run.FACTORS)
     evidence = run.complete(run.jobs_of(tmp_path / "steps_2")[0], [])["rows"]["zhyper-diag"]
     assert table[3] == f"| 1 | {evidence['evaluated']['unseen']['accuracy']:.3f} |"
+    shown = cli("errors", tmp_path / "steps_2")
+    by_answer = re.findall(r"\| the answer is .* \| (\S+) of (\d+) \|", shown)
+    right = sum(float(share) * int(count) for share, count in by_answer)
+    records = sum(int(count) for _, count in by_answer)
+    assert right / records == pytest.approx(evidence["evaluated"]["unseen"]["accuracy"], abs=1e-3)
+    assert "| Q: what of taxes? A: |" in shown
     shown = cli("curves", tmp_path / "steps_2", tmp_path / "steps_3", "--to", tmp_path / "curves.png")
     assert shown.startswith("| steps | lora | zhyper-diag | zhyper-diag@rank=2 |\n")
     assert [line.split()[1] for line in shown.splitlines()[2:4]] == ["2", "3"]
