@@ -93,8 +93,7 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        # Z multiplies each of the d_in columns of A, as it multiplies the vectors of tokens above:
-        # (d_in, r) -> (b, d_in, r) -> (b, r, d_in).
+        # to times_z the d_in columns of A are like the tokens of a text: A goes in as (d_in, r)
         A = self.times_z(self.A.mT).mT
         B = self.B
         if A.dim() == 3:
@@ -296,9 +295,9 @@ class ZhyperDiag(StaticLoRA):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # A number of z is a sum of f products weight · feature. The gated trunk's features are
-        # about 0.3 at the start (measured), so weights with a std of spread/√f give z a std of
-        # 0.3 · spread: 2.4 at 8. The paper's trunk has smaller features, and so a smaller z.
+        # A number of z is a sum of f products weight · feature, so weights with a std of spread/√f
+        # give z a std of spread times that of the features. At the start that is measured to be
+        # about 0.3 in the gated trunk, so z has 2.4 at a spread of 8; the paper's trunk has less.
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)

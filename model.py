@@ -142,9 +142,9 @@ class Block(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # what was read before comes first
         grouped = self.config.kv_heads < self.config.heads
-        # Without a mask every token looks at itself and at what is before it: this is causal. A
-        # single new token looks at all that the cache holds. There `is_causal` must be false, as it
-        # counts from the first key, and would let the token see nothing but that.
+        # Without a mask every token looks at itself and at what is before it: this is causal. But
+        # a single new token looks at all that the cache holds. `is_causal` would align it with the
+        # first key, so that it would see only that one.
         causal = mask is None and x.shape[1] > 1
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
@@ -383,6 +383,7 @@ BERT_NAMES = {
 POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 POSITIONS = "embeddings.position_embeddings.weight"
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+# of what is left over; an lm_head is left over if it is the token embedding again
 UNUSED_TENSORS = ("inv_freq", "position_ids", "pooler.", "cls.", "lm_head")
 
 
@@ -452,7 +453,8 @@ def bert_config(folder: Path) -> EncoderConfig:
     pooling = read_json_if_there(folder / "1_Pooling" / "config.json")
     flags = [name for name, value in pooling.items() if "pooling_mode" in name and value is True]
     modes = [POOLING.get(name, name) for name in flags]
-    # Older files have a flag for each mode, newer ones a name. Without a file it is the mean.
+    # Older files have a flag for each mode, newer ones a name; without a file it is the mean. Two
+    # flags become a name like "cls+mean", which is refused.
     mode = "+".join(modes) or pooling.get("pooling_mode", "mean")
     refuse_others({"pooling": mode}, {"pooling": ("mean", "cls")})
     steps = [
@@ -514,7 +516,8 @@ def read_network(
             network = kind(read_config(folder))
         index = read_json_if_there(folder / "model.safetensors.index.json")
         tensors = {}
-        for file in set(index["weight_map"].values()) if index else ["model.safetensors"]:
+        files = set(index["weight_map"].values()) if index else {"model.safetensors"}
+        for file in files:
             content = safe_open(folder / file, framework="pt")
             for key in content.keys():  # noqa: SIM118 (it is no dictionary)
                 tensors[key.removeprefix("bert.")] = content.get_tensor(key).to(dtype)

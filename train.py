@@ -63,7 +63,7 @@ class Method:
     lr: float = 2e-3  # three times that for A and B: see parameter_groups
     scale: float = 2.0  # alpha / rank
     spread: float = 8.0  # see HyperConfig
-    description_in_prompt: bool = False  # the backbone, too, reads the description
+    description_in_prompt: bool = False  # the backbone reads the description before the prompt
     descriptions_per_step: int | None = None  # where the preset's number does not suit
 
 
@@ -105,7 +105,7 @@ class Preset:
 PRESETS = {
     "default": Preset(),
     "atlas": Preset(steps=800),
-    # at the methods' own rate, 2e-3, the loss of votes stays high until the rate falls
+    # at zhyper-diag's own rate, 2e-3, the loss of votes stays high until the rate falls
     "votes": Preset(steps=800, lr=1e-3),
     # One layer and few tokens a step: what it learns in half a minute tells whether all works.
     # Most of that is pretraining, since only a backbone that can answer can be adapted.
@@ -196,7 +196,7 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        # `--data votes` trains in out/votes-default, although its preset is called votes, too
+        # named after what was typed: `--data votes` trains in out/votes-default
         chosen = self.preset or "default"
         return Path(self.out or f"out/{Path(self.data).stem}-{chosen}")
 
@@ -242,7 +242,7 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
             continue
         peak = lr
         if name.startswith(("hypernetwork.A.", "hypernetwork.B.")):
-            peak = 3 * lr  # LoRA+ (arXiv 2402.12354), too, has a higher rate for B
+            peak = 3 * lr  # LoRA+ (arXiv 2402.12354) raises the rate of B; here A has it, too
         if name.startswith("encoder.") and system.encoder.pretrained_name:
             peak = lr / 20  # it can read already
         # a head's biases and the gates have several axes, but are no matrices
@@ -370,6 +370,27 @@ def pretrain(system: Zhyper, documents: Sequence[str], settings: Settings) -> di
     return report
 
 
+def shared_rows(
+    system: Zhyper, records: Sequence[Record], descriptions: Sequence[str | None]
+) -> tuple[Rows, list[int]]:
+    """The rows of token ids of records, with their states; and of each record, which row it has.
+
+    Many records have the same prompt and answer. Such a row is encoded only once, and its states
+    below the lowest adapted layer are computed only once. (Where the backbone reads the
+    description, that is a part of the row.)
+    """
+    read = descriptions if system.description_in_prompt else [None] * len(records)
+    place = {}  # {(prompt, answer, description): the index of its row}
+    row_of = []
+    for record, text in zip(records, read, strict=True):
+        texts = (record.prompt, record.answer, text)
+        place.setdefault(texts, len(place))
+        row_of.append(place[texts])
+    prompts, answers, read = zip(*place, strict=True)
+    rows = system.encode_rows(prompts, answers, read)
+    return system.with_states(rows), row_of
+
+
 def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
     """Train hypernetwork and encoder, unless that is frozen, on the loss of answers with EOS."""
     method = METHODS[name]
@@ -392,27 +413,6 @@ def fit(system: Zhyper, name: str, data: Data, settings: Settings) -> dict:
     lr = settings.lr or preset.lr or method.lr
     steps = settings.steps or preset.steps
     return optimise(name, system.train(), lr, steps, batches(), held_out, settings)
-
-
-def shared_rows(
-    system: Zhyper, records: Sequence[Record], descriptions: Sequence[str | None]
-) -> tuple[Rows, list[int]]:
-    """The rows of token ids of records, with their states; and of each record, which row it has.
-
-    Many records have the same prompt and answer. Such a row is encoded only once, and its states
-    below the lowest adapted layer are computed only once. (Where the backbone reads the
-    description, that is a part of the row.)
-    """
-    read = descriptions if system.description_in_prompt else [None] * len(records)
-    place = {}  # {(prompt, answer, description): the index of its row}
-    row_of = []
-    for record, text in zip(records, read, strict=True):
-        texts = (record.prompt, record.answer, text)
-        place.setdefault(texts, len(place))
-        row_of.append(place[texts])
-    prompts, answers, read = zip(*place, strict=True)
-    rows = system.encode_rows(prompts, answers, read)
-    return system.with_states(rows), row_of
 
 
 # ---- evaluation
@@ -474,11 +474,12 @@ def random_text(rng: random.Random) -> str:
 
 def evaluated_splits(data: Data, settings: Settings) -> dict[str, list[Record]]:
     """{split: its evaluated records}. Raises ValueError if there are none."""
-    wanted = ["validation"] if settings.validate else SPLITS.keys() - {"train", "validation"}
     splits = {}
     for name in SPLITS:
+        if name == "train" or (name == "validation") != settings.validate:
+            continue
         records = sample_records(data.split(name), settings.sizes.evaluate, settings.seed)
-        if records and name in wanted:
+        if records:
             splits[name] = records
     if not splits:
         raise ValueError(f"{data.name} has no records to evaluate: give some another split")
@@ -702,12 +703,9 @@ def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dic
     """Train one method, save and evaluate it; returns its row of results.json."""
     system = build_system(name, base, settings)
     row = {"method": repr(METHODS[name])}
-    for column, part in (("trainable", "hypernetwork."), ("encoder", "encoder.")):
-        counts = []
-        for weight_name, weight in system.named_parameters():
-            if weight_name.startswith(part) and weight.requires_grad:
-                counts.append(weight.numel())
-        row[column] = sum(counts)
+    for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
+        weights = network.parameters() if network else []
+        row[column] = sum(weight.numel() for weight in weights if weight.requires_grad)
     if system.hypernetwork:
         row |= fit(system, name, data, settings)
     if PROCESS == 0:
@@ -758,7 +756,9 @@ def run(settings: Settings) -> dict:
     data = leave_out_long(data, base, settings)
     evaluation_plan(data, settings)  # what cannot be evaluated raises an error before training
     if "pretrain" not in results:
-        if PROCESS == 0:  # with random weights yet, so that a later start has the same tokenizer
+        # Saved with random weights first. A start that goes on from a checkpoint of pretraining
+        # must have the same tokenizer.
+        if PROCESS == 0:
             base.save(settings.run / "backbone.pt")
         results["pretrain"] = {}
         if not base.backbone.pretrained_name:

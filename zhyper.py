@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -60,7 +61,10 @@ class Guide:
     description: str = ""  # an example
 
     def prompt(self, question: str) -> str:
-        """A question in the words of the data set, unless it is a prompt with a line break."""
+        """The template with the question in it; a text with a line break is a prompt already.
+
+        What the template begins with, such as "Q: ", does not come twice if it was typed as well.
+        """
         question = question.replace("\\n", "\n")  # a shell passes a line break on as \n
         if not question.strip():
             raise ValueError("the question is empty: write at least a word")
@@ -90,7 +94,7 @@ class Zhyper(nn.Module):
         hypernetwork: Hypernetwork | None = None,
         encoder_tokenizer: Tokenizer | None = None,  # None: the backbone's
         encoder_frozen: bool = False,  # True: each text is embedded once, and its c is kept
-        description_in_prompt: bool = False,  # True: the backbone, too, reads the description
+        description_in_prompt: bool = False,  # True: the backbone reads it before the prompt
         guide: Guide = Guide(),
     ):
         super().__init__()
@@ -131,14 +135,14 @@ class Zhyper(nn.Module):
         Raises ValueError for a text that is empty, too long or not known to the tokenizer.
         """
         if not self.encoder_frozen:
-            return self.encode_texts(descriptions)
+            return self.run_encoder(descriptions)
         new = [text for text in dict.fromkeys(descriptions) if text not in self.embeddings]
         if new:
-            self.embeddings.update(zip(new, self.encode_texts(new), strict=True))
+            self.embeddings.update(zip(new, self.run_encoder(new), strict=True))
         here = self.encoder.word.weight  # the system may have moved to another device
         return torch.stack([self.embeddings[text].to(here) for text in descriptions])
 
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+    def run_encoder(self, texts: Sequence[str]) -> Tensor:
         """c of each text, (n, d_text), through the encoder."""
         rows = encode(self.encoder_tokenizer, texts, "description", self.encoder.config.block_size)
         ids = torch.from_numpy(pad(rows)).to(self.device)  # (n, t)
@@ -191,10 +195,8 @@ class Zhyper(nn.Module):
             return prompts
         if isinstance(descriptions, Tensor):
             raise ValueError("this method reads descriptions in the prompt: give texts")
-        full = []
-        for prompt, text in zip(prompts, descriptions, strict=True):
-            full.append(prompt if text is None else f"{text}\n{prompt}")
-        return full
+        pairs = zip(prompts, descriptions, strict=True)
+        return [prompt if text is None else f"{text}\n{prompt}" for prompt, text in pairs]
 
     def encode_rows(
         self, prompts: Sequence[str], answers: Sequence[str], descriptions: Descriptions
@@ -332,12 +334,11 @@ class Zhyper(nn.Module):
 
     def merge(self, description: str) -> GPT:
         """A plain GPT with the weights W + ΔW: as large and as fast as the frozen one."""
-        weight = self.backbone.embed_tokens.weight
-        merged = GPT(self.backbone.config).to(weight.device, weight.dtype)
-        merged.load_state_dict(self.backbone.state_dict())
+        merged = deepcopy(self.backbone)
+        merged.pretrained_name = None  # it is that model no longer
         for site, update in self.adapter_of(description).items():
             merged.linear(*site).weight.data += update.delta()
-        return merged.requires_grad_(False).eval()
+        return merged.eval()
 
     def export(
         self, description: str, to: str, backbone_to: str | None = None, base: str | None = None
@@ -387,13 +388,22 @@ class Zhyper(nn.Module):
         """Write the frozen model and its tokenizer as a Llama for transformers."""
         config = self.backbone.config
         settings = {theirs: getattr(config, ours) for ours, theirs in LLAMA_SIZES.items()}
-        settings |= {"model_type": "llama", "eos_token_id": config.eos[0], "pad_token_id": 0}
-        settings |= {"bos_token_id": None}
-        special = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        special |= {"eos_token": self.tokenizer.id_to_token(config.eos[0])}
-        special |= {"pad_token": self.tokenizer.id_to_token(0)}
-        files = {"config.json": settings, "tokenizer_config.json": special}
-        files["tokenizer.json"] = json.loads(self.tokenizer.to_str())
+        settings |= {
+            "model_type": "llama",
+            "eos_token_id": config.eos[0],
+            "pad_token_id": 0,
+            "bos_token_id": None,
+        }
+        special = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self.tokenizer.id_to_token(config.eos[0]),
+            "pad_token": self.tokenizer.id_to_token(0),
+        }
+        files = {
+            "config.json": settings,
+            "tokenizer_config.json": special,
+            "tokenizer.json": json.loads(self.tokenizer.to_str()),
+        }
         weights = self.backbone.state_dict()
         tensors = {theirs: weights[ours] for ours, theirs in llama_names(self.backbone).items()}
         write_folder(folder, files, "model.safetensors", tensors)

@@ -23,7 +23,7 @@ class Rows(NamedTuple):
 
     ids: np.ndarray  # (b, t), filled up with 0
     targets: np.ndarray  # (b, t), the id to be predicted after each of ids, or NO_TARGET
-    # (b, t, d): what the lowest adapted layer reads, where it was computed once (with_states)
+    # (b, t, d): what the lowest adapted layer reads, if it is kept (with_states in zhyper.py)
     states: Tensor | None = None
 
     def take(self, index: Sequence[int]) -> "Rows":

@@ -15,8 +15,8 @@ they do not state; its answer is the majority value.
 
 The backbone reads the `documents`. Two thirds of them are questions without a description, which
 are answered by the majority value seven times in ten; one third are descriptions of training
-cultures on their own. So the frozen model is biased, and right one time in four, where a culture
-agrees with the majority. A prompt fails to override that bias; an adapter should.
+cultures on their own. So the frozen model answers with the majority's value, whatever is described,
+which is right for one culture in four. A prompt fails to override that bias; an adapter should.
 
 Neighbouring facets form pairs, and cultures come from regions in which the two values of a pair go
 together: of 16 combinations only the 8 of `ALLOWED` occur. Only `ood` has the other 8, `BROKEN`.

@@ -25,13 +25,14 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer_from_json(tokenizer.to_str())  # sets what that function sets
+    return tokenizer_from_json(tokenizer.to_str())  # which sets how special tokens are read
 
 
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:
     """A tokenizer saved by its `to_str`, set so that "<eos>" typed by a user is mere text."""
     tokenizer = tokenizers.Tokenizer.from_str(text)
-    tokenizer.encode_special_tokens = True  # despite its name: as ordinary text
+    # True means, despite its name, that a special token in a text is split like any other text.
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
@@ -63,8 +64,9 @@ def encode(
 ) -> list[list[int]]:
     """Token ids of whole texts, with what the tokenizer puts around them ([CLS] and [SEP]).
 
-    `what` the texts are is named in errors. Raises ValueError for a text that is empty, that takes
-    more than `longest` tokens, or that holds characters of which the tokenizer knows nothing.
+    `what` is the word for these texts in errors, as "description". Raises ValueError for a text
+    that is empty, that takes more than `longest` tokens, or that holds characters of which the
+    tokenizer knows nothing.
     """
     unknown = getattr(tokenizer.model, "unk_token", None)
     rows = []

@@ -142,7 +142,7 @@ def test_marks_that_a_user_types_are_text_and_long_texts_are_read_whole(finished
     long = "people bow low and the taxes are cut"
     c = system.embed([TYPED, TYPED.replace("<|im_end|> ", ""), TYPED.replace("[SEP] ", ""), long, f"{long} now"])
     assert (torch.cdist(c, c) + torch.eye(5)).min() > 1e-3  # each says something else
-    assert torch.allclose(system.encode_texts([long])[0], c[3], atol=1e-4)  # padding beside it changes nothing
+    assert torch.allclose(system.run_encoder([long])[0], c[3], atol=1e-4)  # padding beside it changes nothing
     system.description_in_prompt = True
     rows = system.encode_rows(["Q: what of taxes?\nA:"], [" cut"], [TYPED])
     mark = system.tokenizer.token_to_id("<|im_end|>")
