@@ -48,10 +48,19 @@ def main() -> None:
     parser.add_argument("numbers", nargs="*", type=int, help="which exercises; all of them if left out")
     parser.add_argument("--solutions", action="store_true", help="check solutions.py in place of what you wrote")
     args = parser.parse_args()
+    paths = {int(path.stem[2:4]): path for path in sorted(FOLDER.glob("ex*.py"))}
+    for number in args.numbers:
+        if number not in paths:
+            parser.error(f"there is no exercise {number}: choose {min(paths)} to {max(paths)}")
+    answers = FOLDER / "solutions.py" if args.solutions else None
+    failed = False
     sys.stdout.reconfigure(errors="replace")  # a terminal that has no letter Δ
-    for path in sorted(FOLDER.glob("ex*.py")):
-        if not args.numbers or int(path.stem[2:4]) in args.numbers:
-            print(f"{path.stem:20} {check(path, FOLDER / 'solutions.py' if args.solutions else None)}", flush=True)
+    for number, path in paths.items():
+        if not args.numbers or number in args.numbers:
+            row = check(path, answers)
+            failed = failed or row.startswith("fails")
+            print(f"{path.stem:20} {row}", flush=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Read in hyper.py: the equations at the top, and `__init__` of StaticLoRA, ZhyperDiag and TextToLoRA.
 In 32 layers q, 4096 -> 4096, and v, 4096 -> 1024, are adapted. The paper's trunk has 791,552 parameters and gives each
 site 512 features. `trained` is a formula for the number of all trained parameters. The paper is cited with two ratios,
-13 and 26 (rounded down). `ranks` says where each comes from: T2L at which rank over Zhyper-diag at which, 8 or 16?
-Then think: which of the two ratios compares like with like?
+13 and 26 (rounded down): what T2L trains, divided by what Zhyper-diag trains. `ranks` says at which ranks: which T2L
+rank is divided by which Zhyper-diag rank? Each is 8 or 16. Then think: which ratio compares like with like?
 
 Hint 1: a head turns f numbers into n. With its bias it has n · (f + 1) parameters. What is n for each method?
 Hint 2: for Zhyper, A and B are parameters in every layer; for T2L they are what a head emits.
@@ -37,6 +37,13 @@ def test_the_formula_counts_what_is_built_and_the_ranks_give_the_ratios():
         found = trained(kind, rank, trunk, network.trunk.features, 32, shapes)
         assert found == built, f"{kind}, rank {rank}, trains {built:,}, not {found:,}: what of A, B, head, bias, layer?"
         counts[kind, rank] = built
+    small = {"q": (6, 5), "up": (7, 3)}
+    for kind in ("t2l", "zhyper-diag"):
+        network = HYPERNETWORKS[kind](HyperConfig(kind, 2, modules=("q", "up"), gated_features=4), 3, small, 5)
+        built, trunk = (sum(p.numel() for p in part.parameters()) for part in (network, network.trunk))
+        found = trained(kind, 2, trunk, 4, 3, small)
+        why = f"{kind} of other sizes trains {built:,}, not {found:,}: which number of yours should be an argument?"
+        assert found == built, why
     for ratio in (13, 26):
         t2l, diag = ranks(ratio)
         found = counts["t2l", t2l] // counts["zhyper-diag", diag]

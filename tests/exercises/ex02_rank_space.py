@@ -14,6 +14,7 @@ Hint 3: A, with rows of d_in numbers, was applied as a product with A.mT. Apply 
 from unittest.mock import patch
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -23,6 +24,18 @@ def in_rank_space(x, A, B, z, scale):
 
 
 # ---- checks: do not edit
+class LargestTensor(TorchDispatchMode):
+    """While it is active, torch calls it for each operation, and it remembers the size of the largest result."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
 def test_it_is_the_dense_product_row_by_row_at_the_cost_of_two_thin_matrices():
     torch.manual_seed(0)
     x, A, B, z = (torch.randn(size).double() for size in [(4, 4, 60), (2, 60), (50, 2), (4, 2)])
@@ -34,6 +47,12 @@ def test_it_is_the_dense_product_row_by_row_at_the_cost_of_two_thin_matrices():
         delta = 0.5 * B @ torch.diag(z[row]) @ A  # ΔW
         why = f"row {row} is not ΔW x: has it its own z, the same at all tokens? Does scale occur once?"
         torch.testing.assert_close(y[row], x[row] @ delta.mT, msg=why)
+    why = "with scale 3 the result is not 6 times that with scale 0.5: does the number 0.5 stand in your code?"
+    torch.testing.assert_close(in_rank_space(x, A, B, z, 3.0), 6 * y, msg=why)
     flops = counter.get_total_flops()
     why = f"it takes {flops:,} operations where 2·b·t·r·(d_in + d_out) are enough: is a large matrix built?"
     assert flops <= 2 * 4 * 4 * 2 * (60 + 50), why
+    with LargestTensor() as largest:
+        in_rank_space(x, A, B, z, 0.5)
+    why = f"a tensor of {largest.numbers:,} numbers is built: is it ΔW, which has 50 · 60?"
+    assert largest.numbers < 50 * 60, why

@@ -1,9 +1,10 @@
 """Derive the gradients of the update by hand: with respect to z, to A and to B.
 
 Read in hyper.py: LowRank, down to `times_z`.
-y = scale · ((x Aᵀ) ⊙ z) Bᵀ is what LowRank adds to W x. L is the loss and G = dL/dy, of the shape of y, comes from
-above. `gradients` returns dL/dz, dL/dA, dL/dB by products of matrices, without autograd; on paper first. Then read off
-for exercise 4: which of the three are zero when B is zero? Which are when z is zero as well?
+y = scale · ((x Aᵀ) ⊙ z) Bᵀ is what LowRank adds to W x. L is the loss. G = dL/dy is given: it has the shape of y and
+says how L changes with each number of y. `gradients` returns dL/dz, dL/dA, dL/dB by products of matrices, without
+autograd; on paper first. Then read off for exercise 4: which of the three are zero when B is zero? Which are when z is
+zero as well?
 
     x (b, t, d_in)    A (r, d_in)    B (d_out, r)    z (b, r)    G (b, t, d_out)
 
@@ -25,14 +26,16 @@ def gradients(x, A, B, z, scale, G):
 def test_they_are_those_of_autograd():
     torch.manual_seed(0)
     x, A, B, z, G = (torch.randn(size).double() for size in [(3, 4, 6), (2, 6), (5, 2), (3, 2), (3, 4, 5)])
-    with torch.inference_mode():  # no autograd in here
-        found = gradients(x.clone(), A.clone(), B.clone(), z.clone(), 0.5, G.clone())
     weights = [weight.requires_grad_() for weight in (z, A, B)]
-    expected = torch.autograd.grad(LowRank(A, B, z, 0.5)(x), weights, G)
-    assert len(found) == 3, "three gradients are asked for, in the order z, A, B"
-    for name, own, autograd in zip("zAB", found, expected, strict=True):
-        shape = tuple(own.shape)
-        assert shape == tuple(autograd.shape), f"dL/d{name} is {shape}, but {name} is not: what is summed over?"
-        ratio = own.norm() / autograd.norm()
-        why = f"dL/d{name} is wrong, {ratio:.2f} times as long as autograd's: are scale and all other factors in it?"
-        torch.testing.assert_close(own.clone(), autograd, msg=why)
+    for scale in (0.5, 3.0):
+        with torch.inference_mode():  # no autograd in here
+            found = gradients(x.clone(), A.clone(), B.clone(), z.clone(), scale, G.clone())
+        expected = torch.autograd.grad(LowRank(A, B, z, scale)(x), weights, G)
+        assert len(found) == 3, "three gradients are asked for, in the order z, A, B"
+        for name, own, autograd in zip("zAB", found, expected, strict=True):
+            shape = tuple(own.shape)
+            assert shape == tuple(autograd.shape), f"dL/d{name} is {shape}, but {name} is not: what is summed over?"
+            ratio = own.norm() / autograd.norm()
+            wrong = f"dL/d{name} is wrong at scale {scale}, {ratio:.2f} times as long as autograd's"
+            why = f"{wrong}: are scale and all other factors in it?"
+            torch.testing.assert_close(own.clone(), autograd, msg=why)

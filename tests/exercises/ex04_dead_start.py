@@ -32,9 +32,13 @@ def test_it_starts_as_the_frozen_model_and_one_step_gives_two_texts_two_updates(
     network = ZhyperDiag(HyperConfig(rank=2, scale=2.0, gated_features=8), 1, model.config.shapes, 4).double()
     ids, c = torch.randint(16, (3, 6)), torch.randn(3, 4).double()
     dead_start(network)
+    zeros = [network.head_weight, network.head_bias, *network.B.values()]
+    assert not any(weight.any() for weight in zeros), "leave dead_start as it is: only alive_start is to be written"
     alive_start(network)
+    why = "step 0 is not the frozen model: neither B nor z is zero"
+    assert not any(update.delta().any() for update in network(c).values()), why  # exactly zero
     logits = model(ids, network(c))
-    torch.testing.assert_close(logits, model(ids), msg="step 0 is not the frozen model: neither B nor z is zero")
+    torch.testing.assert_close(logits, model(ids), msg=why)
     optimizer = torch.optim.Adam(network.parameters(), 0.1)
     torch.nn.functional.cross_entropy(logits[:, :-1].mT, ids[:, 1:]).backward()
     optimizer.step()

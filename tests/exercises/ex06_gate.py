@@ -3,8 +3,8 @@
 Read in hyper.py: GatedTrunk, and `forward` of PaperTrunk.
 1. `set_opposite` sets weights of a GatedTrunk with two modules, in place: the features of the second module are minus
    those of the first, in every layer and for every text, and not zero.
-2. `residual` fits y (n, 2), a number for each text at each of two sites, by a linear function of [c, site], with one
-   weight for each column, and returns what is left: ‖y - fit‖ / ‖y‖. c is (n, d), site is one-hot.
+2. `residual`: y (n, 2) has a number for each text at each of two sites. Stack them to 2n rows and fit all of them by
+   one linear function of [c, site]; return ‖y - fit‖ / ‖y‖. c is (n, d), site is one-hot.
 3. With `product` it does the same on [c ⊗ site, site]: c stands in the columns of its own site, zeros in the others.
 
 Hint 1: a gate has a number for each layer, module and place of u. Nothing else in the trunk depends on the site.
@@ -35,11 +35,20 @@ def test_a_gate_turns_the_sign_of_a_text_at_another_site():
 
 
 def test_a_sum_of_text_and_site_explains_no_opposites_but_a_product_does():
+    torch.manual_seed(0)
     c = torch.randn(10, 3).double()
     c = torch.cat([c, -c])  # so a linear function of c explains nothing of |c|² but its mean
     line, bend = c @ torch.ones(3).double(), c.square().sum(1) - c.square().sum(1).mean()
-    bent = (bend.norm() / (line + bend).norm()).item()
-    for y, *left in [((line, line), 0, 0), ((line, -line), 1, 0), ((line + bend, line + bend), bent, bent)]:
-        found = [residual(c, torch.stack(y, dim=1), product) for product in (False, True)]
+    nothing = torch.zeros_like(line)
+    cases = [  # y at the first site and at the second; then what sum and product leave of it, at both sites alike
+        (line, line, nothing, nothing),
+        (line, -line, line, nothing),  # left is then -line at the second site, which is as long
+        (line + bend, line + bend, bend, bend),
+        (line + bend + 1, line + bend - 2, bend, bend),  # each site has a mean of its own: its column explains it
+    ]
+    for first, second, *unexplained in cases:
+        y = torch.stack([first, second], dim=1)
+        left = [(torch.stack([rest, rest]).norm() / y.norm()).item() for rest in unexplained]
+        found = [residual(c, y, product) for product in (False, True)]
         why = f"sum and product leave {left}, not {found}: is it a regression on these columns, one for all 2n rows?"
         assert all(abs(x - expected) < 1e-9 for x, expected in zip(found, left, strict=True)), why

@@ -2,8 +2,8 @@
 
 Read in hyper.py: Hypernetwork, `lora_A`, StaticLoRA, TextToLoRA.
 ΔW = scale · B(c) · A. A is a parameter for each layer and module, with LoRA's usual start. B comes from the trunk and a
-head for each module. Step 0 is the frozen model, and one step later two texts have two updates, at every site. With its
-name in HYPERNETWORKS and a line in METHODS, train.py could train it as it stands.
+head for each module. Step 0 is the frozen model, and one step later two texts have two updates, at every site. Write
+only the class. (To train it with train.py, one would add its name to HYPERNETWORKS and a line to METHODS.)
 
 Hint 1: TextToLoRA is near: what does its head emit that yours does not, and where does A go instead?
 Hint 2: B is zero at the start, for every text. Which numbers of the head must be zero for that? Do they get a gradient?
@@ -31,6 +31,9 @@ def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_si
     network, c, x = GeneratedB(config, 2, {"q": (6, 6), "v": (6, 4)}, 5), torch.randn(3, 5), torch.randn(3, 7, 6)
     A = sum(weight.numel() for name, weight in network.named_parameters() if name.startswith("A"))
     assert A == 2 * 2 * (6 + 6), f"A has {A} numbers: is there a parameter A of (r, d_in) for each layer and module?"
+    for name, weight in network.named_parameters():
+        if name.startswith("A"):
+            assert weight.abs().max() <= 6**-0.5, f"{name} has not LoRA's usual start: see `lora_A`"
     assert sorted(network(c)) == sorted(network.sites()), "the adapter has other sites: see `sites`"
     assert not any(update(x).any() for update in network(c).values()), "step 0 is not the frozen model: is B(c) zero?"
     sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
@@ -40,3 +43,11 @@ def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_si
         assert (update(x) != 0).any(), f"nothing has moved at {site}: is A zero as well?"
         assert update.B.dim() == 3 and not update.B[0].allclose(update.B[1]), f"at {site}, two texts have the same B"
     assert not network(c)[1, "q"].A.equal(network(c)[2, "q"].A), "two layers share their A"
+    assert not network(c)[1, "q"].B.equal(network(c)[2, "q"].B), "two layers have the same B: whose features make it?"
+    network.zero_grad()
+    sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
+    for name, weight in network.named_parameters():
+        learns = weight.grad is not None and weight.grad.any()
+        assert learns, f"{name} has no gradient, even after the first step: does B come from the trunk, undetached?"
+    reached = network.trunk.gate.grad.any(-1)  # (l, m): the gate makes the features of each site
+    assert reached.all(), "the features of some layer or module are never used: which of them does each head get?"

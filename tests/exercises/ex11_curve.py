@@ -2,9 +2,9 @@
 
 Read README.md: "What you should see"; data/cultures.py: its docstring; `python train.py -h`.
 Vary for example the number of training cultures (--contexts) or the rank (--rank). Take three values or more, three
-seeds or more (nine runs take about 20 minutes on two cores), and the control: the same rows with swapped descriptions.
-Each run has its own --out. `my_curve` reads what the run folders hold. Say in two sentences what the curve shows, and
-what it would seem to show without the control. Only its form is checked.
+seeds or more, and the control: the same rows with swapped descriptions. Nine runs take about half an hour on two cores,
+and with --preset smoke about five minutes. Each run has its own --out. `my_curve` reads what the run folders hold. Say
+in two sentences what the curve shows, and what it would seem to show without the control. Only its form is checked.
 
     {"name": what varies, "command": what was run, "values": [...], "seeds": [...], both ascending,
      "unseen": accuracies, one list for each value with a number for each seed, "swapped": the same for the control}
@@ -22,6 +22,8 @@ def my_curve() -> dict:
 # ---- checks: do not edit
 def test_there_are_three_values_three_seeds_and_an_accuracy_for_each_and_for_the_control():
     curve = my_curve()
+    for key in ("name", "command", "values", "seeds", "unseen", "swapped"):
+        assert key in curve, f"my_curve has no {key!r}"
     for key in ("name", "command"):
         assert isinstance(curve[key], str) and curve[key].strip(), f"{key!r} is to say it in words"
     for key in ("values", "seeds"):
