@@ -28,6 +28,8 @@ PARTS = [  # what the code cells must hold, in this order
     r"Zhyper\.load\(TRAINED\)",
     r"system\.generate\(\[prompt, prompt\], \[None, description\]\)",
     r"\.imshow\(",
+    r"system\.relative_norms\(",
+    r"update\.delta\(0\) - update\.delta\(1\)",
     r"torch\.lerp\(",
     r'train\.Settings\(\s+preset="smoke"',
     r"train\.run\(settings\)",
@@ -186,6 +188,8 @@ def test_every_cell_runs_in_a_fresh_kernel(copy):
     for number, name in STUBS.items():
         assert outputs[f"check-{number}"] == f"exercise {number}: not begun: {name}\n"
     assert "adapted   raise the taxes" in outputs["ask"]
+    differences = re.findall(r"^layer \d \w +([\d.]+)$", outputs["differences"], re.M)
+    assert len(differences) == 8 and all(float(ratio) > 0.1 for ratio in differences)  # far apart at every site
     accuracy = dict(re.findall(r"^(\w+) +([\d.]+)$", outputs["margin"], re.M))
     assert {*accuracy} == {"right", "swapped", "random", "none", "margin"}
     assert float(accuracy["right"]) > 0.9 and float(accuracy["margin"]) > 0.8
