@@ -93,7 +93,8 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        # to times_z the d_in columns of A are like the tokens of a text: A goes in as (d_in, r)
+        # times_z takes vectors of r numbers, as the d_in columns of A are: Aᵀ (d_in, r) goes in,
+        # and what comes out is transposed back, (b, r, d_in)
         A = self.times_z(self.A.mT).mT
         B = self.B
         if A.dim() == 3:
@@ -228,7 +229,10 @@ class Hypernetwork(nn.Module):
             self.trunk = TRUNKS[config.trunk](config, layers, d_text)
 
     def forward(self, c: Tensor | None) -> Adapter:
-        """The update of each of `self.sites()`; what differs between texts has row i for c[i]."""
+        """The update of each of `self.sites()`.
+
+        A tensor with a batch axis has in row i what belongs to c[i]; one without is for all texts.
+        """
         raise NotImplementedError
 
     def sites(self) -> list[tuple[int, str]]:
@@ -296,8 +300,8 @@ class ZhyperDiag(StaticLoRA):
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
         # A number of z is a sum of f products weight · feature, so weights with a std of spread/√f
-        # give z a std of spread times that of the features. At the start that is measured to be
-        # about 0.3 in the gated trunk, so z has 2.4 at a spread of 8; the paper's trunk has less.
+        # give z a std of spread times that of the features. Those of the gated trunk have a std of
+        # about 0.3 at the start (measured), so z has 8 · 0.3 = 2.4; the paper's trunk has less.
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)

@@ -142,9 +142,9 @@ class Block(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # what was read before comes first
         grouped = self.config.kv_heads < self.config.heads
-        # Without a mask every token looks at itself and at what is before it: this is causal. But
-        # a single new token looks at all that the cache holds. `is_causal` would align it with the
-        # first key, so that it would see only that one.
+        # Without a mask several tokens are causal: each looks at itself and at what is before it.
+        # And a single token looks at everything, since all that the cache holds is before it.
+        # (`Cache.advance` gives a mask in every other case.)
         causal = mask is None and x.shape[1] > 1
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
@@ -383,7 +383,7 @@ BERT_NAMES = {
 POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 POSITIONS = "embeddings.position_embeddings.weight"
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
-# of what is left over; an lm_head is left over if it is the token embedding again
+# tensors that may remain unused: lm_head is, in a tied model, the token embedding again
 UNUSED_TENSORS = ("inv_freq", "position_ids", "pooler.", "cls.", "lm_head")
 
 
@@ -423,6 +423,7 @@ def llama_config(folder: Path) -> ModelConfig:
     settings |= settings.get("rope_parameters") or {}  # where newer files keep rope_theta
     settings.setdefault("num_key_value_heads", settings["num_attention_heads"])
     settings.setdefault("tie_word_embeddings", False)
+    settings.setdefault("rope_theta", 10_000.0)
     built = {
         "model_type": ("llama", "mistral"),
         "hidden_act": ("silu",),

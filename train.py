@@ -22,7 +22,7 @@ import random
 import string
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -135,7 +135,7 @@ PRESETS = {
     "real": Preset(
         backbone="HuggingFaceTB/SmolLM2-135M-Instruct",
         encoder="sentence-transformers/all-MiniLM-L6-v2",
-        steps=1000,
+        steps=2500,
         descriptions_per_step=16,
         questions=3,
         lowest_layer=28,  # of 30: as good as six layers on the validation split of votes
@@ -166,7 +166,9 @@ class Settings:
     backbone: str | None = option(None, "a pretrained Llama: its folder, or its name on the hub")
     encoder: str | None = option(None, "a pretrained BERT: likewise")
     train_encoder: bool = option(False, "train a pretrained encoder too")
-    out: str | None = option(None, "the run folder; left out: out/DATA-PRESET or DATA-default")
+    out: str | None = option(
+        None, "the run folder; left out: out/DATA-PRESET, or out/DATA-default without --preset"
+    )
     force: bool = option(False, "replace what the run folder holds")
     device: str = option(DEVICES[0], f"of this machine's: {', '.join(DEVICES)}")
     rank: int | None = option(None, "of every adapter; each method's own if left out")
@@ -196,7 +198,7 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        # named after what was typed: `--data votes` trains in out/votes-default
+        # `--data votes` trains in out/votes-default, even though there is a preset called votes
         chosen = self.preset or "default"
         return Path(self.out or f"out/{Path(self.data).stem}-{chosen}")
 
@@ -236,7 +238,7 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
 
 def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
     """What is trained, by its peak rate and weight decay. The decay is for matrices only."""
-    groups = {}
+    groups = defaultdict(list)  # {(peak rate, weight decay): weights}
     for name, weight in system.named_parameters():
         if not weight.requires_grad:
             continue
@@ -248,9 +250,11 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
         # a head's biases and the gates have several axes, but are no matrices
         matrix = weight.dim() > 1 and not name.endswith(("bias", "trunk.gate"))
         decay = 0.01 if matrix else 0.0
-        group = {"params": [], "peak": peak, "weight_decay": decay}
-        groups.setdefault((peak, decay), group)["params"].append(weight)
-    return list(groups.values())
+        groups[peak, decay].append(weight)
+    named = []
+    for (peak, decay), weights in groups.items():
+        named.append({"params": weights, "peak": peak, "weight_decay": decay})
+    return named
 
 
 def optimise(
@@ -266,13 +270,15 @@ def optimise(
 
     Each batch is (rows, descriptions), and so is `held_out`, which gives the validation loss. At
     regular steps a line says how training goes, and a checkpoint is written, from which the same
-    command goes on; its batches begin anew. Of several processes each takes the mean loss of its
-    own rows, and their gradients are averaged. Raises ValueError if the loss is no number.
+    command goes on; it draws its batches from the beginning again. Of several processes each takes
+    the mean loss of its own rows, and their gradients are averaged. Raises ValueError if the loss
+    is no number.
     """
     weights = [weight for weight in system.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(system, lr), fused=True)
     checkpoint = settings.run / "checkpoint.pt"
-    made_of = f"{name} {METHODS.get(name)}"  # a checkpoint of another method is of no use
+    # A checkpoint of another method is of no use. (METHODS does not know the backbone.)
+    made_of = f"{name} {METHODS.get(name)}"
     done, seconds, curve = 0, 0.0, []
     if checkpoint.exists():
         saved = read_torch(checkpoint)
@@ -379,15 +385,15 @@ def shared_rows(
     below the lowest adapted layer are computed only once. (Where the backbone reads the
     description, that is a part of the row.)
     """
-    read = descriptions if system.description_in_prompt else [None] * len(records)
+    in_prompt = descriptions if system.description_in_prompt else [None] * len(records)
     place = {}  # {(prompt, answer, description): the index of its row}
     row_of = []
-    for record, text in zip(records, read, strict=True):
+    for record, text in zip(records, in_prompt, strict=True):
         texts = (record.prompt, record.answer, text)
         place.setdefault(texts, len(place))
         row_of.append(place[texts])
-    prompts, answers, read = zip(*place, strict=True)
-    rows = system.encode_rows(prompts, answers, read)
+    prompts, answers, in_prompt = zip(*place, strict=True)  # now one for each row
+    rows = system.encode_rows(prompts, answers, in_prompt)
     return system.with_states(rows), row_of
 
 
@@ -455,8 +461,8 @@ def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[
     for record in records:
         others = [other for other in records if disagree(other, record)]
         if not others:
-            problem = f"the split {record.split!r} has no context but {record.context!r}"
-            raise ValueError(f"{problem} that answers otherwise: add one to swap with")
+            problem = f"no other context of {record.split!r} answers otherwise than"
+            raise ValueError(f"{problem} {record.context!r}: add one to swap with")
         same_prompt = [other for other in others if other.prompt == record.prompt]
         chosen.append(rng.choice(same_prompt or others).description)
     return chosen
@@ -756,8 +762,8 @@ def run(settings: Settings) -> dict:
     data = leave_out_long(data, base, settings)
     evaluation_plan(data, settings)  # what cannot be evaluated raises an error before training
     if "pretrain" not in results:
-        # Saved with random weights first. A start that goes on from a checkpoint of pretraining
-        # must have the same tokenizer.
+        # Saved with random weights first: so a start that goes on from a checkpoint of pretraining
+        # takes this tokenizer, and does not train another.
         if PROCESS == 0:
             base.save(settings.run / "backbone.pt")
         results["pretrain"] = {}
@@ -775,6 +781,8 @@ def run(settings: Settings) -> dict:
         write_json(settings.run / "results.json", results)
         if PROCESS == 0:
             (settings.run / "checkpoint.pt").unlink(missing_ok=True)
+        if DISTRIBUTED:
+            distributed.barrier()  # no other process looks for it meanwhile
     for name, guesses in data.references.items():
         finished[name] = evaluate_guesses(guesses, data, settings)
     write_json(settings.run / "results.json", results)

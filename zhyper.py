@@ -63,15 +63,16 @@ class Guide:
     def prompt(self, question: str) -> str:
         """The template with the question in it; a text with a line break is a prompt already.
 
-        What the template begins with, such as "Q: ", does not come twice if it was typed as well.
+        A question that is typed with its "Q: " does not get a second one.
         """
         question = question.replace("\\n", "\n")  # a shell passes a line break on as \n
-        if not question.strip():
-            raise ValueError("the question is empty: write at least a word")
         if "\n" in question:
             return question
         before = self.template.partition("{}")[0]
-        return self.template.replace("{}", question.removeprefix(before))
+        question = question.removeprefix(before)
+        if not question.strip():
+            raise ValueError("the question is empty: write at least a word")
+        return self.template.replace("{}", question)
 
     def question(self, prompt: str) -> str:
         """The bare question of a prompt."""
@@ -203,8 +204,8 @@ class Zhyper(nn.Module):
     ) -> Rows:
         """What the backbone reads and predicts: each prompt with its answer, and EOS at the end.
 
-        Raises ValueError for a text that is too long, and for a prompt of which the tokenizer joins
-        the end with the start of the answer.
+        Raises ValueError for a text that is too long, and where one token would span the border of
+        a prompt and its answer.
         """
         config = self.backbone.config
         texts = self.full_prompts(prompts, descriptions)
@@ -237,8 +238,9 @@ class Zhyper(nn.Module):
         return rows._replace(states=torch.cat(parts))
 
     def forward(self, rows: Rows, descriptions: Descriptions) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each row (b,): the loss of its targets (nats, a sum), their number, if it is exact.
+        """Three tensors (b,), with a number for each row.
 
+        They are the summed loss of its targets (nats), how many targets it has, and if it is exact.
         rows.targets[i, j] is the id that follows rows.ids[i, j], or NO_TARGET. A row is exact if
         each target is the likeliest token. Greedy decoding would then write exactly this answer;
         one pass is enough to know.
@@ -361,11 +363,12 @@ class Zhyper(nn.Module):
                 raise ValueError(f"{folder!r} exists: choose another folder")
         if to == backbone_to:
             raise ValueError(f"both would be written into {to!r}: name two folders")
+        adapter = self.adapter_of(description)
         if backbone_to:
             self.export_backbone(backbone_to)
         names = llama_names(self.backbone)
         tensors = {}
-        for (layer, module), update in self.adapter_of(description).items():
+        for (layer, module), update in adapter.items():
             path = names[f"layers.{layer}.{module}.weight"].removesuffix(".weight")
             A, B = update.as_lora()
             tensors[f"base_model.model.{path}.lora_A.weight"] = A
@@ -445,7 +448,7 @@ class Zhyper(nn.Module):
             raise ValueError(f"{method}.pt of {run} holds no method: choose another")
         dtype = getattr(torch, saved["dtype"])
 
-        def build(part: str, kind: type, config: type, *options):
+        def build(part: str, kind: type, config: type, *options):  # options of from_pretrained
             found = saved.get(part)
             if found is None:
                 return None

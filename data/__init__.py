@@ -20,9 +20,9 @@ A sixth field is optional: `choices` lists the answers that a question can have,
     python train.py --data example.jsonl
 
 It takes at least two contexts in `train`, and records of another split to evaluate. The backbone
-is pretrained on the prompts with their answers and, apart from them, on the descriptions of the
-training records. Answers of more than 60 characters on average are judged by their loss, shorter
-ones by exact match.
+is pretrained on the prompts with their answers and, as texts of their own, on the descriptions of
+the training records. Answers of more than 60 characters on average are judged by their loss,
+shorter ones by exact match.
 """
 
 import hashlib
@@ -137,6 +137,8 @@ def read_jsonl(path: Path) -> Data:
     train = [record for record in records if record.split == "train"]
     if len({record.context for record in train}) < 2:
         raise ValueError(f'{path}: give records of two contexts or more the "split": "train"')
+    if len({record.description for record in train}) < 2:
+        raise ValueError(f"{path}: all training records have one description, so write others")
     documents = [record.prompt + record.answer for record in train]
     documents += [record.description for record in train]
     mean_length = sum(len(record.answer) for record in train) / len(train)

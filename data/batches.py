@@ -27,11 +27,12 @@ class Rows(NamedTuple):
     states: Tensor | None = None
 
     def take(self, index: Sequence[int]) -> "Rows":
-        """Some of the rows, as long as the longest of them."""
+        """The rows at `index`, cut to the length of the longest of them."""
         ids = self.ids[index]
         targets = self.targets[index]
+        # A row ends with its last target. Its ids do not tell, since 0 may also be a token's id.
         predicted = (targets != NO_TARGET).any(axis=0)
-        longest = np.flatnonzero(predicted)[-1] + 1  # what follows the last target is padding
+        longest = np.flatnonzero(predicted)[-1] + 1
         states = None
         if self.states is not None:
             states = self.states[index, :longest]

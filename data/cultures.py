@@ -69,7 +69,7 @@ def draw_culture(rng: Random, region: int | None) -> Culture:
         if region is None:
             values = rng.choice(BROKEN)
         elif rng.random() < REGION_SHARE:
-            # steps of 3 go through all 8 of ALLOWED, so that the pairs of a region differ
+            # the pairs of a region take different entries: steps of 3 reach all 8 before any twice
             values = ALLOWED[(region + 3 * number) % len(ALLOWED)]
         else:
             values = rng.choice(ALLOWED)

@@ -243,7 +243,7 @@ def test_a_swapped_description_is_of_another_context_that_answers_otherwise():
         assert text != record.description
         assert answers.get((text, record.prompt)) != record.answer
         assert record.prompt == "p3" or (text, record.prompt) in answers
-    with pytest.raises(ValueError, match="no context but 'c0'"):
+    with pytest.raises(ValueError, match="answers otherwise than 'c0'"):
         train.swapped_descriptions(records[:1], random.Random(0))
 
 
