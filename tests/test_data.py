@@ -38,6 +38,8 @@ def test_a_jsonl_file_gives_its_records_and_documents_if_it_has_two_contexts_to_
     assert (loaded.name, loaded.template, loaded.free_text) == ("mine", "Q: {}\nA:", False)
     with pytest.raises(ValueError, match='give records of two contexts or more the "split": "train"'):
         data.load(write(tmp_path / "one.jsonl", RECORD, OTHER | {"split": "seen"}))
+    with pytest.raises(ValueError, match="all training records have one description, so write others"):
+        data.load(write(tmp_path / "alike.jsonl", RECORD, OTHER | {"description": RECORD["description"]}))
 
 
 BAD = {

@@ -373,6 +373,10 @@ def test_logits_are_those_of_transformers_and_a_wrong_theta_or_layout_would_show
     assert error() < 1e-4
     edit(tmp_path / "config.json", rope_theta=theta * 1.1)
     assert error() > 0.01
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["rope_theta"]  # the oldest files say nothing where it is 10,000
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert (error() < 1e-4) == (theta == 10_000.0)
     edit(tmp_path / "config.json", rope_theta=theta)
 
     def rotate_neighbours(x, rope, rotate=model.rotate):
