@@ -93,8 +93,8 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        # times_z takes vectors of r numbers, as the d_in columns of A are: Aᵀ (d_in, r) goes in,
-        # and what comes out is transposed back, (b, r, d_in)
+        # Z A is Z times each column of A. times_z wants vectors in the last axis, so A goes in
+        # transposed, (d_in, r), and the result, (b, d_in, r), is transposed back.
         A = self.times_z(self.A.mT).mT
         B = self.B
         if A.dim() == 3:
@@ -299,9 +299,9 @@ class ZhyperDiag(StaticLoRA):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # A number of z is a sum of f products weight · feature, so weights with a std of spread/√f
-        # give z a std of spread times that of the features. Those of the gated trunk have a std of
-        # about 0.3 at the start (measured), so z has 8 · 0.3 = 2.4; the paper's trunk has less.
+        # A number of z is a sum of f products weight · feature. So std(weight) = spread/√f makes
+        # std(z) = spread · std(features). At the start the gated trunk's features have a std of
+        # about 0.3 (measured), so std(z) is 8 · 0.3 = 2.4. The paper's trunk has less.
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)

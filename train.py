@@ -268,16 +268,17 @@ def optimise(
 ) -> dict:
     """Train what requires a gradient, on the mean loss of batch after batch.
 
-    Each batch is (rows, descriptions), and so is `held_out`, which gives the validation loss. At
-    regular steps a line says how training goes, and a checkpoint is written, from which the same
-    command goes on; it draws its batches from the beginning again. Of several processes each takes
-    the mean loss of its own rows, and their gradients are averaged. Raises ValueError if the loss
-    is no number.
+    Each batch is (rows, descriptions). So is `held_out`, which gives the validation loss; for the
+    backbone, and for data without a validation split, it is training text, too. At regular steps a
+    line says how training goes, and a checkpoint is written, from which the same command goes on;
+    it draws its batches from the beginning again. Of several processes each takes the mean loss of
+    its own rows, and their gradients are averaged. Raises ValueError if the loss is no number.
     """
     weights = [weight for weight in system.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(system, lr), fused=True)
     checkpoint = settings.run / "checkpoint.pt"
-    # A checkpoint of another method is of no use. (METHODS does not know the backbone.)
+    # A checkpoint of another method is of no use. (The backbone is trained here too, but is no
+    # entry of METHODS: `get` gives None.)
     made_of = f"{name} {METHODS.get(name)}"
     done, seconds, curve = 0, 0.0, []
     if checkpoint.exists():
@@ -762,8 +763,8 @@ def run(settings: Settings) -> dict:
     data = leave_out_long(data, base, settings)
     evaluation_plan(data, settings)  # what cannot be evaluated raises an error before training
     if "pretrain" not in results:
-        # Saved with random weights first: so a start that goes on from a checkpoint of pretraining
-        # takes this tokenizer, and does not train another.
+        # backbone.pt is written twice: before pretraining for its tokenizer, which the checkpoint
+        # does not hold and a later start must take over; then with the trained weights.
         if PROCESS == 0:
             base.save(settings.run / "backbone.pt")
         results["pretrain"] = {}

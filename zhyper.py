@@ -167,8 +167,8 @@ class Zhyper(nn.Module):
         c = self.embed(texts) if self.hypernetwork.reads_text else None
         adapter = self.hypernetwork(c)
         place = {text: i for i, text in enumerate(texts)}
-        # A prompt without a description borrows the first text's update, with 0 in place of its B
-        # (and not of z, which some methods do not have).
+        # A prompt without a description borrows the first text's update, and gets B = 0, so that
+        # ΔW is zero. (z = 0 would do as well, but some methods have no z.)
         index = torch.tensor([place.get(text, 0) for text in descriptions], device=self.device)
         adapter = {site: update.take(index) for site, update in adapter.items()}
         if None in descriptions:
@@ -283,8 +283,8 @@ class Zhyper(nn.Module):
         """The answer to each prompt, every row under its own description.
 
         Greedy at temperature 0, otherwise drawn, the same for the same seed. A row ends with an end
-        token, or when it is full. Leaves the system in eval mode. Raises ValueError for texts that
-        are too long.
+        token, after max_new_tokens, or when it is full. Leaves the system in eval mode. Raises
+        ValueError for texts that are too long.
         """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")

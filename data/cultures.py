@@ -5,9 +5,9 @@
     answer        with a deep bow
 
 A culture gives each of sixteen facets (greeting, taxes, ...) one of four values. A description
-states four of them, in any order; a question asks for one. The phrases stand in cultures.json,
-{facet: [three questions, {answer: five clauses}]}. The first answer of a facet is its majority
-value. The fifth clause of each answer is held out of training.
+states up to four of them, in any order; a question asks for one. The phrases stand in
+cultures.json, {facet: [three questions, {answer: five clauses}]}. The first answer of a facet is
+its majority value. The fifth clause of each answer is held out of training.
 
 Half of the descriptions of training state only one to three facets, so that each clause is also
 read on its own. Half of all training descriptions are asked one question more, about a facet that
