@@ -251,10 +251,10 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
         matrix = weight.dim() > 1 and not name.endswith(("bias", "trunk.gate"))
         decay = 0.01 if matrix else 0.0
         groups[peak, decay].append(weight)
-    named = []
-    for (peak, decay), weights in groups.items():
-        named.append({"params": weights, "peak": peak, "weight_decay": decay})
-    return named
+    return [
+        {"params": weights, "peak": peak, "weight_decay": decay}
+        for (peak, decay), weights in groups.items()
+    ]
 
 
 def optimise(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import BACKBONE, KINDS, TEXTS, build_system
+from conftest import BACKBONE, KINDS, ROOT, TEXTS, build_system
 from test_hyper import GeneratedB
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -456,6 +457,17 @@ def test_a_question_is_asked_in_the_prompt_form_once_however_it_is_typed():
     assert Guide().prompt("Who rules?") == "Who rules?"
     with pytest.raises(ValueError, match="the question is empty"):
         guide.prompt(" ")
+
+
+def test_a_terminal_that_has_no_delta_shows_a_question_mark_and_the_description_holds(trained, saved):
+    description = trained[1].records[0].description
+    command = [sys.executable, str(ROOT / "zhyper.py"), "chat", *saved]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
+    typed = f"/describe {description}\nhow do they greet?\n"
+    printed = subprocess.run(
+        command, input=typed, encoding="cp1252", capture_output=True, env=environment, check=True, timeout=120
+    ).stdout
+    assert "??W?/?W? at" in printed and "adapted:  bow " in printed
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -32,7 +32,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 from data import Record, load
 from data.cultures import ANSWERS, FACETS, ask, describe
 from hyper import check_choice
-from train import learning_rate
+from train import controlled_split, learning_rate
 from zhyper import Zhyper
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]  # Okabe and Ito's: all readers can tell them apart
@@ -83,10 +83,7 @@ def read_margins(path: Path) -> tuple[str, dict[str, tuple[float, float]]]:
     for method, row in results["rows"].items():
         scores = row["evaluated"]
         if "swapped" in scores:
-            split = "unseen"
-            if split not in scores:
-                split = next(iter(scores))  # as train.controlled_split chooses
-            right = scores[split][measure]
+            right = scores[controlled_split(scores)][measure]
             swapped = scores["swapped"][measure]
             margins[method] = (right, swapped)
     if not margins:

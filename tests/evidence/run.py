@@ -456,26 +456,32 @@ def strength(args: argparse.Namespace) -> None:
 
 def errors(args: argparse.Namespace) -> None:
     """what the wrong answers of a method are made of: accuracy by right answer, by what is guessed, by question"""
-    found = defaultdict(lambda: defaultdict(list))  # {of which records: {split: whether each of them is right}}
+    found = defaultdict(lambda: defaultdict(list))  # {which records: {split: 1 for each that is right, else 0}}
+    questions = set()
     for job in jobs_of(args.folder[0]):
         data = train.read_data(job)
         data = train.leave_out_long(data, train.build_base(data, job), job)
-        rights = complete(job, [])["rows"][args.method]["right"]
+        row = complete(job, [])["rows"][args.method]
         for split, records in train.evaluated_splits(data, job).items():
-            for record, right in zip(records, rights[split], strict=True):
-                kinds = [f"the answer is{record.answer}", record.prompt.replace("\n", " ")]
+            for record, right in zip(records, row["right"][split], strict=True):
+                question = record.prompt.replace("\n", " ")
+                questions.add(question)
+                kinds = [f"the answer is{record.answer}", question]
                 for name, guesses in data.references.items():
-                    kinds.append(f"{name} is {'right' if guesses[record] == record.answer else 'wrong'}")
+                    word = "right" if guesses[record] == record.answer else "wrong"
+                    kinds.append(f"{name} is {word}")
                 for kind in kinds:
                     found[kind][split].append(int(right))
-    splits = [split for split in COMPARED if split in rights]
-    prompts = {record.prompt.replace("\n", " ") for record in data.records}
-    wrong = {kind: sum(of[split].count(0) for split in splits) for kind, of in found.items()}
-    worst = sorted(prompts & wrong.keys(), key=wrong.get)[-5:]
+    splits = [split for split in COMPARED if split in row["right"]]
+    wrong = {question: sum(found[question][split].count(0) for split in splits) for question in questions}
+    worst = sorted(sorted(questions), key=wrong.get, reverse=True)[:5]
     body = []
-    for kind in sorted(found.keys() - prompts) + worst[::-1]:
-        rights = [found[kind][split] for split in splits]
-        body.append([kind, *(f"{statistics.mean(each):.3f} of {len(each)}" if each else "–" for each in rights)])
+    for kind in sorted(found.keys() - questions) + worst:
+        cells = []
+        for split in splits:
+            rights = found[kind][split]
+            cells.append(f"{statistics.mean(rights):.3f} of {len(rights)}" if rights else "–")
+        body.append([kind, *cells])
     print(markdown([args.method, *splits], body))
 
 
