@@ -125,10 +125,13 @@ class Block(nn.Module):
         for module, (d_in, d_out) in config.shapes.items():
             self.add_module(module, Linear(d_in, d_out, bias=False))  # self.q, self.k, ...
 
-    def forward(self, x: Tensor, updates: Updates, rope: Tensor, mask=None, cache=None) -> Tensor:
+    def forward(
+        self, x: Tensor, updates: Updates, rope: Tensor, mask=None, cache=None, wanted=None
+    ) -> Tensor:
         """(b, t, d) -> (b, t, d). `rope` (2, t, s) is what `rotary` makes.
 
-        `mask` is true where a token may look; None lets it look at itself and all before it.
+        `mask` is true where a token may look; None lets it look at itself and all before it. Given
+        `wanted` (b, k), only the states at these places of each row are computed: (b, k, d).
         """
 
         def linear(module: str, x: Tensor) -> Tensor:
@@ -149,7 +152,11 @@ class Block(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
         )
-        x = x + linear("o", y.transpose(1, 2).flatten(2))
+        y = y.transpose(1, 2).flatten(2)  # (b, t, d)
+        if wanted is not None:  # from here on no token looks at another
+            row = torch.arange(len(x), device=x.device)[:, None]
+            x, y = x[row, wanted], y[row, wanted]  # (b, k, d)
+        x = x + linear("o", y)
         y = self.post_attention_layernorm(x)
         y = F.silu(linear("gate", y)) * linear("up", y)  # (b, t, inner)
         return x + linear("down", y)
@@ -222,19 +229,23 @@ class GPT(nn.Module):
         """The linear layer of a site."""
         return getattr(self.layers[layer], module)
 
-    def run_layers(self, x, updates: Updates, start=0, end=None, cache: Cache | None = None):
+    def run_layers(
+        self, x, updates: Updates, start=0, end=None, cache: Cache | None = None, wanted=None
+    ):
         """The states (b, t, d) after layers[start:end].
 
-        Given a `cache` (used in generation), the call continues where the one before ended.
+        Given a `cache` (used in generation), the call continues where the one before ended. Given
+        `wanted` (b, k), the last of the layers computes only the states at these places: (b, k, d).
         """
         if cache is None:
             positions, mask = torch.arange(x.shape[1], device=x.device), None  # None: causal
         else:
             positions, mask = cache.advance(x.shape[1])
         rope = rotary(positions, self.config.head_size, self.config.theta).to(x.dtype)
-        for block in self.layers[start:end]:
+        *lower, last = self.layers[start:end]
+        for block in lower:
             x = block(x, updates, rope, mask, cache)
-        return x
+        return last(x, updates, rope, mask, cache, wanted)
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., vocab_size), from the states above the last layer."""

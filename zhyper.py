@@ -247,11 +247,22 @@ class Zhyper(nn.Module):
         """
         adapter = self.adapt(descriptions)
         x = self.states_below(rows)
+        # The last layer is computed only where there is a target. Each row has its places with a
+        # target first; with fewer than others it is filled up with places that have none.
+        predicted = rows.targets != NO_TARGET  # (b, t)
+        most = predicted.sum(axis=1).max()
+        places = np.argsort(~predicted, axis=1, kind="stable")[:, :most]  # (b, k)
+        targets = np.take_along_axis(rows.targets, places, axis=1)
+        wanted = torch.from_numpy(places).to(self.device)
         # Rows are filled up on the right. No token looks ahead, so that needs no mask.
-        x = self.backbone.run_layers(x, adapter, start=self.lowest_layer)  # (b, t, d)
-        # Logits are made only where there is a target: each is vocab_size numbers.
-        row, column = np.nonzero(rows.targets != NO_TARGET)  # (n,) each
-        target = torch.from_numpy(rows.targets[row, column]).to(self.device)
+        x = self.backbone.run_layers(x, adapter, start=self.lowest_layer, wanted=wanted)
+        return self.row_losses(x, targets)
+
+    def row_losses(self, x: Tensor, targets: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` returns, from states above the last layer (b, k, d) and targets (b, k)."""
+        # Logits, vocab_size numbers each, are made for the n targets and nowhere else.
+        row, column = np.nonzero(targets != NO_TARGET)  # (n,) each
+        target = torch.from_numpy(targets[row, column]).to(self.device)
         row = torch.from_numpy(row).to(self.device)
         column = torch.from_numpy(column).to(self.device)
         logits = self.backbone.logits(x[row, column]).float()  # (n, vocab_size)

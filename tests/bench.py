@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import train
 from data import cultures
-from data.batches import NO_TARGET, Rows, draw
+from data.batches import Rows, draw
 from train import METHODS, PRESETS
 from zhyper import Zhyper
 
@@ -171,23 +171,22 @@ def on_a_card(step: Callable[[], None], seconds: float) -> Table:
 
 
 def training(args: Namespace) -> Table:
-    """A step of each method, c given, against the frozen model, forward and backward through the same layers."""
+    """A step of each method, c kept, against the frozen model, forward and backward through the same layers."""
     base = default_base(args)
-    system, rows, _ = training_step(base, "zhyper-diag", args)
-    lowest = system.lowest_layer
-    c = torch.randn(len(rows.ids), system.encoder.config.width, device=system.device)
-    targets = torch.from_numpy(rows.targets).to(system.device)
+    system, rows, descriptions = training_step(base, "zhyper-diag", args)
 
     def frozen() -> Tensor:
-        x = base.backbone.run_layers(rows.states.clone().requires_grad_(), {}, start=lowest)
-        logits = base.backbone.logits(x[targets != NO_TARGET]).float()
-        return F.cross_entropy(logits, targets[targets != NO_TARGET])
+        states = rows.states.clone().requires_grad_()
+        return system(rows._replace(states=states), None)[0].sum()
 
     losses = {"frozen": frozen}
     for name, method in METHODS.items():
         if method.kind and not method.description_in_prompt:
             each = train.build_system(name, base, settings_of(args)).train()
-            losses[name] = lambda each=each: each(rows, c)[0].sum()
+            each.encoder_frozen = True  # so that each text is embedded once, in the first step, which is not timed
+            if each.encoder:
+                each.encoder.requires_grad_(False)
+            losses[name] = lambda each=each: each(rows, descriptions)[0].sum()
     cases = {name: lambda loss=loss: loss().backward() for name, loss in losses.items()}
     seconds = interleaved(cases, args.repeats)
     table = [(f"{name}: time of the frozen step", figure(ratios(seconds, name, "frozen"))) for name in [*losses][1:]]

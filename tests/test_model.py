@@ -117,6 +117,18 @@ def test_the_cache_gives_the_logits_of_the_whole_text_for_rows_of_different_leng
         read = read + more
 
 
+def test_the_last_layer_computes_only_what_is_wanted_of_each_row(gpt):
+    x, wanted = torch.randn(3, 12, 16, dtype=torch.float64), torch.tensor([[7, 3], [0, 11], [5, 4]])
+    delta, lengths = torch.randn(3, 16, 16, dtype=torch.float64), []  # each row has an update of its own
+    updates = {(1, module): lambda x: x @ delta.mT for module in ("q", "o")}
+    for block in gpt.layers:
+        block.down.register_forward_hook(lambda module, args, y: lengths.append(y.shape[1]))
+    whole = gpt.run_layers(x, updates)
+    found = gpt.run_layers(x, updates, wanted=wanted)
+    assert torch.allclose(found, whole[torch.arange(3)[:, None], wanted], atol=1e-10)
+    assert lengths == [12, 12, 12, 2]
+
+
 def test_tokens_are_drawn_by_the_softmax_of_logits_over_temperature():
     logits = torch.tensor([0.5, 2.0, 1.0, -1.0])
     generator = torch.Generator().manual_seed(0)

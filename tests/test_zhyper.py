@@ -121,6 +121,7 @@ def test_the_loss_is_that_of_each_answer_and_its_end_and_of_nothing_else(system)
         places = torch.arange(len(start) - 1, len(ids))
         assert losses[i].item() == pytest.approx(-logits.log_softmax(-1)[places, targets].sum().item(), rel=1e-4)
         assert counts[i] == len(targets)
+    assert len(counts.unique()) > 1
 
 
 def test_an_answer_is_exact_just_when_generation_writes_it(trained):

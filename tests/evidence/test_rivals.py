@@ -189,6 +189,20 @@ def test_examples_stand_before_the_prompt_and_a_row_without_a_description_is_the
     assert system.tokenizer.decode(system.encode_rows(["Q: why?\nA:"], [" bow"], [None]).ids[0]) == "Q: why?\nA: bow"
 
 
+@torch.no_grad()
+def test_what_all_prompts_begin_with_is_read_only_once_and_changes_no_loss():
+    system, read = chat_system(), []
+    system.examples = tuple(two_cultures().records[:2])
+    system.backbone.layers[0].register_forward_hook(lambda module, args, y: read.append(y.shape[:2]))
+    asked, answers = ["Q: why?\nA:", "Q: how do they bow?\nA:", "Q: why?\nA:"], [" bow", " bow", " with a bow"]
+    for texts in (["D", "bow and bow", "a bow"], ["D", None, "D"]):  # the second have next to nothing in common
+        rows = system.encode_rows(asked, answers, texts)
+        found, expected = system(rows, texts), Zhyper.forward(system, rows, texts)
+        assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(found, expected, strict=True))
+    (one, shared), (three, rest), (_, whole), *_ = read
+    assert (one, three) == (1, 3) and shared + rest == whole and rest < whole / 2
+
+
 def test_the_format_that_does_best_on_validation_is_chosen_among_those_that_fit():
     data = two_cultures()
     data = replace(data, records=[*data.records, *(r._replace(split="validation") for r in data.records)])
