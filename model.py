@@ -344,6 +344,10 @@ class Encoder(nn.Module):
         x = self.norm(self.word(ids) + self.position.weight[: ids.shape[1]])  # (b, t, d)
         for block in self.blocks:
             x = block(x, mask[:, None, None])
+        return self.pool(x, mask)
+
+    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """c of each text, (b, d), from the states of its tokens (b, t, d)."""
         if self.config.first_token:
             c = x[:, 0]
         else:

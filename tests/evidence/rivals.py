@@ -23,8 +23,18 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import train
 from data import Data
 from data.batches import NO_TARGET, Rows
-from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork, TextToLoRA, ZhyperDiag, ZhyperSquare, lora_A
-from model import GPT
+from hyper import (
+    HYPERNETWORKS,
+    Adapter,
+    GatedTrunk,
+    HyperConfig,
+    Hypernetwork,
+    TextToLoRA,
+    ZhyperDiag,
+    ZhyperSquare,
+    lora_A,
+)
+from model import GPT, split_heads
 from train import METHODS, Method
 from zhyper import Zhyper
 
@@ -89,6 +99,42 @@ class SingularAB(ZhyperSquare):
             self.B[module].data[l] = U[:, :rank] * S[:rank]
         self.A.requires_grad_(False)
         self.B.requires_grad_(False)
+
+
+# ---- a rival that has more than one c
+
+
+class AttendingTrunk(GatedTrunk):
+    """GatedTrunk, but every site attends to the tokens of the description, in place of one c for all sites."""
+
+    HEADS = 4
+
+    def __init__(self, config, layers, d_text):
+        super().__init__(config, layers, d_text)
+        self.query = nn.Parameter(torch.randn(layers * len(config.modules), d_text))
+        self.key, self.value = nn.Linear(d_text, d_text), nn.Linear(d_text, d_text)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """States of tokens (b, t, d_text) -> (b, l, m, f)."""
+        there = (states != 0).any(-1)[:, None, None]  # (b, 1, 1, t), false at padding
+        vectors = (self.query[None].expand(len(states), -1, -1), self.key(states), self.value(states))
+        q, k, v = (split_heads(each, each.shape[-1] // self.HEADS) for each in vectors)
+        c = F.scaled_dot_product_attention(q, k, v, attn_mask=there).transpose(1, 2).flatten(2)  # (b, l·m, d_text)
+        u = F.silu(self.text(self.standardise(c.flatten(0, 1))))  # (b·l·m, f)
+        return self.gate * u.view(len(states), *self.gate.shape)
+
+
+class Attending(ZhyperDiag):
+    """zhyper-diag on AttendingTrunk: more than one embedding of the description."""
+
+    def __init__(self, config, layers, shapes, d_text):
+        super().__init__(config, layers, shapes, d_text)
+        self.trunk = AttendingTrunk(config, layers, d_text)
+
+    @staticmethod
+    def pool(x: Tensor, mask: Tensor) -> Tensor:
+        """What the encoder makes then in place of c: the states of all tokens (b, t, d_text), zero at padding."""
+        return x * mask[:, :, None]
 
 
 # ---- rivals that change outputs
@@ -251,11 +297,12 @@ RIVALS = {
     "singular-ab": Rival(**SQUARE | {"kind": "singular-ab", "rank": 16}),
     "rescaling": Rival(**DIAG | {"kind": "rescaling"}),
     "steering": Rival(**DIAG | {"kind": "steering"}, changes=(("modules", ("o",)),)),
+    "attending": Rival(**DIAG | {"kind": "attending"}),
     "authors": Rival(kind="authors", trunk="paper", lr=2.5e-5, own_lr=True),
     "reads-input": Rival(**DIAG, reads="prompt"),  # Hyperdecoders, arXiv 2203.08304
     "reads-name": Rival(**DIAG, reads="context"),  # it can only know contexts by heart
 }
-KINDS = [VariedT2L, RandomAB, SingularAB, Rescaling, Steering, Authors]  # of the first of them, in order
+KINDS = [VariedT2L, RandomAB, SingularAB, Rescaling, Steering, Attending, Authors]  # of the first of them, in order
 FRONT = [f"t2l-gated@rank={r}@gated_features={f}" for r, f in ((8, 224), (4, 112), (2, 112), (1, 112), (1, 28))]
 FRONT += [f"zhyper-diag@rank={r}@gated_features={f}" for r, f in ((64, 448), (32, 224), (16, 224), (12, 96), (4, 28))]
 
@@ -330,6 +377,8 @@ def add_rivals() -> None:
         add_hypernetwork(system, config)
         if hasattr(system.hypernetwork, "take"):  # it needs the weights of the backbone
             system.hypernetwork.take(system.backbone)
+        if hasattr(system.hypernetwork, "pool"):
+            system.encoder.pool = system.hypernetwork.pool
 
     train.Settings.hyper_config, train.train_method = config_with_changes, train_as_wanted
     Zhyper.add_hypernetwork = add_and_take

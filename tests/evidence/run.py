@@ -55,6 +55,7 @@ class Settings(train.Settings):
     seeds: int = option(3, "how many, from --seed on")
     seconds: float | None = option(None, "give each method as many steps as fit: ten of them are timed first")
     wording: str | None = option(None, "verbs: descriptions of votes put a verb beside each topic")
+    encoder_layers: int | None = option(None, "of the small encoder; the preset's if left out")
     unbalanced: bool = option(False, "draw the countries of training evenly, in place of one vote evenly, in votes")
     bias: float = option(MAJORITY_SHARE, "how often the backbone's answers are the majority's, in cultures")
 
@@ -98,6 +99,10 @@ def train_seeds(settings: Settings) -> None:
         train.load = partial(train.load, wording=settings.wording)
     if settings.unbalanced:
         train.load = partial(train.load, balanced=False)
+    if settings.encoder_layers:
+        preset = settings.sizes
+        encoder = replace(preset.encoder, layers=settings.encoder_layers)
+        train.PRESETS[settings.preset_name] = replace(preset, encoder=encoder)
     use_trials(settings.data)
     METHODS.update({name: changed(name) for name in settings.names if "@" in name})
     first = settings.of_seed(settings.seed, settings.chosen_methods)

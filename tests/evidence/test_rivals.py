@@ -24,7 +24,7 @@ from hyper import HyperConfig, ZhyperDiag
 from model import GPT
 from zhyper import Guide, Zhyper
 
-KINDS = ["t2l-varied", "random-ab", "singular-ab", "rescaling", "steering", "authors"]
+KINDS = ["t2l-varied", "random-ab", "singular-ab", "rescaling", "steering", "attending", "authors"]
 PROMPTS, ANSWERS = ["what now?", "how?"], [" bow", " sing"]
 WIDTH, RANK, LAYERS = 16, 4, 2
 OUTPUTS = 32 + 16 + 16 + 32  # of q, k, v and o together; each has 32 inputs
@@ -60,6 +60,7 @@ COUNTS = {
     "singular-ab": TRUNK + (WIDTH + 1) * RANK**2 * 4,
     "rescaling": TRUNK + (WIDTH + 1) * OUTPUTS,
     "steering": TRUNK + (WIDTH + 1) * OUTPUTS,
+    "attending": TRUNK + LAYERS * 4 * 32 + 2 * 33 * 32 + (WIDTH + 1) * RANK * 4 + LAYERS * RANK * (4 * 32 + OUTPUTS),
 }
 
 
@@ -92,6 +93,21 @@ def test_rescaling_multiplies_outputs_steering_adds_to_them_and_a_row_without_te
     update = system.adapt([TEXTS[0], None])[0, "o"]
     y = F.linear(x[0], system.backbone.linear(0, "o").weight) if kind == "rescaling" else torch.ones(5, 32)
     assert torch.allclose(update(x)[0], update.scale * bias * y, atol=1e-5) and not update(x)[1].any()
+
+
+@torch.no_grad()
+def test_sites_that_attend_to_all_tokens_alike_have_zhypers_z_and_padding_changes_nothing():
+    system, zhyper = made("attending"), made("zhyper-diag")
+    zhyper.encoder.load_state_dict(system.encoder.state_dict())
+    zhyper.hypernetwork.load_state_dict(system.hypernetwork.state_dict(), strict=False)
+    trunk = system.hypernetwork.trunk
+    alone = [system.adapt([text])[1, "v"].z for text in TEXTS]
+    assert torch.allclose(system.adapt(TEXTS)[1, "v"].z, torch.cat(alone), atol=1e-4)
+    trunk.query.zero_()
+    trunk.value.weight.copy_(torch.eye(32))
+    trunk.value.bias.zero_()
+    for site, update in zhyper.adapt(TEXTS).items():
+        assert torch.allclose(system.adapt(TEXTS)[site].z, update.z, atol=1e-4)
 
 
 @torch.no_grad()

@@ -265,6 +265,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, cli, monkeypatch,
     assert message in cli(*words) and not list(tmp_path.iterdir())
 
 
+def test_the_depth_of_the_small_encoder_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(run.train, "PRESETS", dict(run.train.PRESETS))
+    job = run.Settings(data="votes", methods="lora", encoder_layers=4, out=str(tmp_path))
+    monkeypatch.setattr(run, "seconds_a_step", lambda *words: sys.exit())
+    with pytest.raises(SystemExit):
+        run.train_seeds(job)
+    assert job.sizes.encoder.layers == 4 and run.train.PRESETS["default"].encoder.layers == 2
+
+
 def test_the_wording_and_the_balance_of_votes_can_be_chosen(monkeypatch):
     asked = []
     monkeypatch.setattr(run.train, "load", lambda *words, **options: asked.append(options))
