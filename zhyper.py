@@ -247,8 +247,8 @@ class Zhyper(nn.Module):
         """
         adapter = self.adapt(descriptions)
         x = self.states_below(rows)
-        # The last layer is computed only where there is a target. Each row has its places with a
-        # target first; with fewer than others it is filled up with places that have none.
+        # Of the last layer only the states that predict a target are computed. In `places` each
+        # row has these first; a row with fewer than others is filled up with others of its own.
         predicted = rows.targets != NO_TARGET  # (b, t)
         most = predicted.sum(axis=1).max()
         places = np.argsort(~predicted, axis=1, kind="stable")[:, :most]  # (b, k)
@@ -260,7 +260,7 @@ class Zhyper(nn.Module):
 
     def row_losses(self, x: Tensor, targets: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """What `forward` returns, from states above the last layer (b, k, d) and targets (b, k)."""
-        # Logits, vocab_size numbers each, are made for the n targets and nowhere else.
+        # Logits are vocab_size numbers each: they are made for the n targets and nowhere else.
         row, column = np.nonzero(targets != NO_TARGET)  # (n,) each
         target = torch.from_numpy(targets[row, column]).to(self.device)
         row = torch.from_numpy(row).to(self.device)

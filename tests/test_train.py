@@ -214,6 +214,17 @@ def test_the_measurement_uses_the_threads_that_it_is_about(four_threads):
 # ---- evaluation
 
 
+def test_records_are_scored_in_parts_as_in_one_batch_and_each_in_its_own_place():
+    system = build_system("zhyper-diag", block_size=128, lowest_layer=1)
+    prompts = [f"Q: {'how ' * (i % 7)}do they greet {'us ' * (i % 11)}?\nA:" for i in range(150)]
+    answers = [[" bow", " sing", " taxes"][i % 3] for i in range(150)]
+    texts = [TEXTS[i % len(TEXTS)] for i in range(150)]
+    records = [Record("c", *each, "unseen") for each in zip(texts, prompts, answers, strict=True)]
+    found = train.score_records(system, records, texts)
+    assert torch.allclose(found, torch.stack(system.score(prompts, answers, texts)).detach(), rtol=1e-3, atol=1e-3)
+    assert len(found[0].unique()) > 100
+
+
 def test_swapping_the_description_changes_the_answer(trained):
     system, data, _ = trained
     records = data.split("unseen")
