@@ -15,6 +15,7 @@ A run that was stopped goes on with the same command. Several seeds: tests/evide
 
 import argparse
 import csv
+import hashlib
 import json
 import math
 import os
@@ -36,7 +37,13 @@ from tqdm import tqdm
 
 from data import SPLITS, Data, Record, load
 from data.batches import NO_TARGET, Rows, draw
-from data.tokenizer import encode_without_end, read_tokenizer, token_counts, train_tokenizer
+from data.tokenizer import (
+    encode,
+    encode_without_end,
+    read_tokenizer,
+    token_counts,
+    train_tokenizer,
+)
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
 from zhyper import ACCELERATOR, DEVICES, Guide, Zhyper, read_torch, write_torch
@@ -257,6 +264,16 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
     ]
 
 
+def recipe(name: str) -> str:
+    """What a method is made of: its line of METHODS, and the code. Edited, it is trained again.
+
+    (The backbone is trained as well, but is no entry of METHODS: for it `get` gives None.)
+    """
+    here = Path(__file__).parent
+    code = [(here / f"{file}.py").read_bytes() for file in ("model", "hyper", "zhyper", "train")]
+    return f"{METHODS.get(name)}, code {hashlib.sha256(b''.join(code)).hexdigest()[:8]}"
+
+
 def optimise(
     name: str,
     system: Zhyper,
@@ -277,9 +294,7 @@ def optimise(
     weights = [weight for weight in system.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(system, lr), fused=True)
     checkpoint = settings.run / "checkpoint.pt"
-    # A checkpoint of another method is of no use. (The backbone is trained here too, but is no
-    # entry of METHODS: `get` gives None.)
-    made_of = f"{name} {METHODS.get(name)}"
+    made_of = f"{name}: {recipe(name)}"  # a checkpoint of another method is of no use
     done, seconds, curve = 0, 0.0, []
     if checkpoint.exists():
         saved = read_torch(checkpoint)
@@ -585,7 +600,7 @@ def write_json(path: Path, content: dict) -> None:
 def open_run(settings: Settings, data: Data) -> dict:
     """The results that the run folder holds, if these very settings and this data made them.
 
-    Raises ValueError if others did. With `force` the folder is emptied first.
+    Raises ValueError if others did. With `force` the files of a run are deleted first.
     """
     run = settings.run
     changes_nothing = ("methods", "out", "force", "device")
@@ -594,9 +609,12 @@ def open_run(settings: Settings, data: Data) -> dict:
     if PROCESS == 0:
         run.mkdir(parents=True, exist_ok=True)
         if settings.force:
-            for file in [*run.glob("*.pt"), *run.glob("*.json"), *run.glob("log.csv")]:
-                file.unlink()
+            written = [run / name for name in ("settings.json", "results.json", "log.csv")]
+            for file in [*run.glob("*.pt"), *written]:
+                file.unlink(missing_ok=True)
         if not (run / "backbone.pt").exists():  # nothing is trained yet
+            if any(run.glob("*.pt")):
+                raise ValueError(f"{run} holds another run, without its backbone: choose --out")
             write_json(run / "results.json", {"measure": data.measure, "rows": {}})
             write_json(run / "settings.json", made_of)
     if DISTRIBUTED:
@@ -706,10 +724,24 @@ def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
     return replace(data, records=kept)
 
 
+def check_texts(data: Data, base: Zhyper, settings: Settings) -> None:
+    """Raise ValueError, before training, for what cannot be read later, or not be evaluated."""
+    reader = build_system("zhyper-diag", base, settings)
+    reader.description_in_prompt = True
+    encode(reader.encoder_tokenizer, {record.description for record in data.records}, "description")
+    train = data.split("train")
+    for records, descriptions in (
+        (train, [None] * len(train)),
+        *evaluation_plan(data, settings).values(),
+    ):
+        prompts = [record.prompt for record in records]
+        reader.encode_rows(prompts, [record.answer for record in records], descriptions)
+
+
 def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dict:
     """Train one method, save and evaluate it; returns its row of results.json."""
     system = build_system(name, base, settings)
-    row = {"method": repr(METHODS[name])}
+    row = {"method": recipe(name)}
     for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
         weights = network.parameters() if network else []
         row[column] = sum(weight.numel() for weight in weights if weight.requires_grad)
@@ -761,7 +793,7 @@ def run(settings: Settings) -> dict:
     finished = results["rows"]  # a part of results: what is put into it is written with them
     base = build_base(data, settings)
     data = leave_out_long(data, base, settings)
-    evaluation_plan(data, settings)  # what cannot be evaluated raises an error before training
+    check_texts(data, base, settings)
     if "pretrain" not in results:
         # backbone.pt is written twice: before pretraining for its tokenizer, which the checkpoint
         # does not hold and a later start must take over; then with the trained weights.
@@ -775,7 +807,7 @@ def run(settings: Settings) -> dict:
             base.save(settings.run / "backbone.pt")
         write_json(settings.run / "results.json", results)
     for name in settings.chosen_methods:
-        if finished.get(name, {}).get("method") == repr(METHODS[name]):
+        if finished.get(name, {}).get("method") == recipe(name):
             say(f"{name}: was finished by an earlier start")
             continue
         finished[name] = train_method(name, base, data, settings)

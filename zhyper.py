@@ -372,7 +372,7 @@ class Zhyper(nn.Module):
         for folder in (to, backbone_to):
             if folder is not None and Path(folder).exists():
                 raise ValueError(f"{folder!r} exists: choose another folder")
-        if to == backbone_to:
+        if backbone_to and Path(to).resolve() == Path(backbone_to).resolve():
             raise ValueError(f"both would be written into {to!r}: name two folders")
         adapter = self.adapter_of(description)
         if backbone_to:
@@ -453,10 +453,23 @@ class Zhyper(nn.Module):
     def load(
         cls, run: str | Path, method: str = "zhyper-diag", device: str | torch.device = "cpu"
     ) -> "Zhyper":
-        """A method of a run folder. Raises FileNotFoundError, or ValueError for a damaged file."""
+        """A method of a run folder.
+
+        Raises FileNotFoundError, or ValueError for a file that is damaged or of other code.
+        """
         saved = read_torch(Path(run) / f"{method}.pt")
         if "backbone" not in saved:
             raise ValueError(f"{method}.pt of {run} holds no method: choose another")
+        try:
+            system = cls.from_saved(saved)
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+            problem = f"{method}.pt of {run} does not fit this code ({error!r:.80})"
+            raise ValueError(f"{problem}: train it again") from None
+        return system.to(device).requires_grad_(False).eval()
+
+    @classmethod
+    def from_saved(cls, saved: dict) -> "Zhyper":
+        """The system of which `save` wrote this content."""
         dtype = getattr(torch, saved["dtype"])
 
         def build(part: str, kind: type, config: type, *options):  # options of from_pretrained
@@ -481,7 +494,7 @@ class Zhyper(nn.Module):
         if "hypernetwork" in saved:
             system.add_hypernetwork(HyperConfig(**saved["hypernetwork"]["config"]))
             system.hypernetwork.load_state_dict(saved["hypernetwork"]["weights"])
-        return system.to(device).requires_grad_(False).eval()
+        return system
 
 
 def write_torch(path: Path, content: dict) -> None:
@@ -637,6 +650,8 @@ def main() -> None:
         args.function(Zhyper.load(args.run, args.method, args.device), args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
 
 
 if __name__ == "__main__":

@@ -275,14 +275,21 @@ def test_validation_looks_at_its_own_split_and_no_other(job):
     assert list(row["evaluated"]) == ["validation", "swapped", "random", "none"]
 
 
+def no_space(record: Record) -> Record:
+    """The record with its answer's first space at the end of the prompt, which a token cannot span."""
+    return record._replace(prompt=record.prompt + " ", answer=record.answer.lstrip())
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         (lambda records: records[:4], "no records to evaluate"),  # the four of training
         (lambda records: records[:5], "add one to swap with"),
+        (lambda records: [*records[:-1], no_space(records[-1])], "the tokenizer joins"),
+        (lambda records: [r._replace(prompt=" how" * 222) for r in records], "of at most 256"),  # behind random letters
     ],
 )
-def test_data_that_cannot_be_evaluated_is_refused_before_anything_is_trained(job, change, problem):
+def test_data_that_cannot_be_read_or_evaluated_is_refused_before_anything_is_trained(job, change, problem):
     with pytest.raises(ValueError, match=problem):
         run(with_records(job, change))
     assert not (job.run / "backbone.pt").exists()
@@ -453,6 +460,28 @@ def test_a_method_that_was_edited_is_trained_anew_and_not_from_the_checkpoint(jo
     run(job)
     assert "goes on" not in capsys.readouterr().err
     assert Zhyper.load(job.run).hypernetwork.config.rank == 2
+
+
+def test_if_the_code_was_edited_a_method_is_trained_anew(job, monkeypatch, capsys):
+    run(job)
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path.name == "hyper.py"))
+    run(job)
+    assert "finished by an earlier start" not in capsys.readouterr().err
+    run(job)
+    assert "finished by an earlier start" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_another_run_without_its_backbone_is_left_as_it_is(job):
+    run(job)
+    (job.run / "backbone.pt").unlink()
+    before = {path.name: path.read_bytes() for path in job.run.iterdir()}
+    with pytest.raises(ValueError, match="holds another run, without its backbone: choose --out"):
+        run(replace(job, seed=1))
+    assert {path.name: path.read_bytes() for path in job.run.iterdir()} == before
+    (job.run / "mine.json").write_text("{}")
+    run(replace(job, seed=1, force=True))
+    assert (job.run / "mine.json").read_text() == "{}"
 
 
 def test_results_of_other_settings_are_kept_and_what_differs_is_named(job):

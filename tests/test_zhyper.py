@@ -21,7 +21,7 @@ from data import cultures, read_jsonl
 from data.tokenizer import encode_without_end, train_tokenizer
 from hyper import HYPERNETWORKS
 from model import GPT, MODULES, Encoder
-from zhyper import Guide, Zhyper
+from zhyper import Guide, Zhyper, read_torch
 
 PROMPTS = ["Q: what now?\nA:", "people", "the taxes are cut and"]
 ANSWERS = [" bow low", " sing", " raised a tune"]
@@ -350,9 +350,18 @@ def test_no_code_from_a_file_is_run_and_a_damaged_or_missing_file_is_named(tmp_p
         Zhyper.load(tmp_path)
     assert os.listdir(tmp_path) == [path.name]
     build_system("zhyper-diag").save(path)
+    whole = read_torch(path)
     path.write_bytes(path.read_bytes()[:-999])
     with pytest.raises(ValueError, match=r"zhyper-diag\.pt is damaged"):
         Zhyper.load(tmp_path)
+    for key, value in (
+        ("dtype", "f33"),
+        ("guide", {"hats": 1}),
+        ("backbone", {"config": {"width": 64}, "weights": {}}),
+    ):
+        torch.save(whole | {key: value}, path)
+        with pytest.raises(ValueError, match=r"^zhyper-diag\.pt of .* does not fit this code .*: train it again$"):
+            Zhyper.load(tmp_path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"no file .*zhyper-diag\.pt: name another run"):
         Zhyper.load(tmp_path)
@@ -417,6 +426,11 @@ def test_a_conversation_goes_on_after_a_mistake_under_the_description_before_it(
         assert part in out[place:], part
         place = out.index(part, place) + len(part)
     assert "frozen:" not in cli("chat", *saved, typed=["/quit", ask])[1]
+
+
+def test_ctrl_c_while_an_answer_is_written_ends_the_conversation_in_a_word(saved, cli, monkeypatch):
+    monkeypatch.setattr(Zhyper, "generate", Mock(side_effect=KeyboardInterrupt))
+    assert cli("chat", *saved, typed=["how do they greet?"])[0] == "stopped"
 
 
 def test_chat_says_what_can_be_asked_and_how_sure_both_models_are(trained, tmp_path, cli):
@@ -498,8 +512,9 @@ def test_export_writes_the_adapter_and_the_frozen_model_and_replaces_nothing(sav
     for folders in (["to", "--backbone-to", "new"], ["new", "--backbone-to", "llama"], ["", "--base", "x"]):
         code, _, err = cli(*words, *folders)
         assert code == 2 and "exists: choose another folder" in err
-    code, _, err = cli(*words, "new", "--backbone-to", "new")
-    assert code == 2 and "name two folders" in err
+    for other in ("new", "./new"):
+        code, _, err = cli(*words, "new", "--backbone-to", other)
+        assert code == 2 and "name two folders" in err
     assert sorted(os.listdir(tmp_path)) == ["llama", "mine.pt", "to"]
     assert (tmp_path / "to" / "adapter_model.safetensors").read_bytes() == before
 

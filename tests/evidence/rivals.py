@@ -333,7 +333,8 @@ def use_trials(data: str) -> None:
         trials = {key: found for key, found in tried["trials"].items() if key.startswith(f"{name}@")}
         if trials and (name in RIVALS or tried["made_of"]["data"] == data):
             best = changed(max(trials, key=lambda key: (trials[key]["accuracy"], -trials[key]["nll"])))
-            METHODS[name] = replace(METHODS[name], lr=best.lr, scale=best.scale)
+            own = {"own_lr": True} if name in RIVALS else {}
+            METHODS[name] = replace(METHODS[name], lr=best.lr, scale=best.scale, **own)
 
 
 @contextmanager
@@ -371,13 +372,15 @@ def add_rivals() -> None:
             if "the loss is" not in str(error):
                 raise
             train.say(str(error))  # this one diverged; the others go on
-            return {"method": repr(METHODS[name]), "evaluated": {}}
+            return {"method": train.recipe(name), "evaluated": {}}
 
     def add_and_take(system: Zhyper, config: HyperConfig) -> None:
         add_hypernetwork(system, config)
         if hasattr(system.hypernetwork, "take"):  # it needs the weights of the backbone
             system.hypernetwork.take(system.backbone)
         if hasattr(system.hypernetwork, "pool"):
+            if system.encoder_frozen:  # of each text then only one c would be kept
+                raise ValueError(f"{config.kind} needs an encoder that is trained: --train-encoder")
             system.encoder.pool = system.hypernetwork.pool
 
     train.Settings.hyper_config, train.train_method = config_with_changes, train_as_wanted

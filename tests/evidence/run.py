@@ -94,11 +94,6 @@ class Settings(train.Settings):
 
 def train_seeds(settings: Settings) -> None:
     """Train every seed, the longest method first, and print the tables."""
-    cultures.MAJORITY_SHARE = settings.bias
-    if settings.wording:
-        train.load = partial(train.load, wording=settings.wording)
-    if settings.unbalanced:
-        train.load = partial(train.load, balanced=False)
     if settings.encoder_layers:
         preset = settings.sizes
         encoder = replace(preset.encoder, layers=settings.encoder_layers)
@@ -129,7 +124,9 @@ def seconds_a_step(job: train.Settings, path: Path) -> dict[str, float]:
         data = train.read_data(job)
         base = train.build_base(data, job)
         data = train.leave_out_long(data, base, job)
-        data = replace(data, records=train.sample_records(data.split("train"), 400, 0))
+        texts = sorted({record.description for record in data.split("train")})
+        some = set(train.sample_records(texts, 100, 0))  # with all their questions, as in training
+        data = replace(data, records=[record for record in data.split("train") if record.description in some])
     for name in set(names) - set(known):
         for steps in (2, TIMED_STEPS):  # the first two do not count
             with tempfile.TemporaryDirectory() as folder, trained_as(name, data, job) as (own_data, own_job):
@@ -152,7 +149,7 @@ def complete(job: train.Settings, names: Sequence[str]) -> dict:
     trained, rows = results["rows"], evidence["rows"]
     wanted = {name: row for name, row in trained.items() if rows.get(name, {}).get("from") != row}
     for name in [*names, *rows]:
-        source = trained.get("zhyper-diag") if name in DERIVED else {}
+        source = trained.get("zhyper-diag") if name in DERIVED else settings
         if name in UNTRAINED and rows.get(name, {}).get("from") != source:
             wanted[name] = source
     if wanted:
@@ -441,13 +438,20 @@ def curves(args: argparse.Namespace) -> None:
     draw(Path(args.to), panels)
 
 
+def data_of(job: train.Settings) -> Data:
+    """The data of a run folder. Raises ValueError if it was made with other options."""
+    data = train.read_data(job)
+    if json.loads((job.run / "settings.json").read_text())["records"] != data.fingerprint:
+        options = "--wording, --unbalanced or --bias"
+        raise ValueError(f"{job.run} has other records: give the {options} with which it was made")
+    return train.leave_out_long(data, train.build_base(data, job), job)
+
+
 def strength(args: argparse.Namespace) -> None:
     """accuracy if the updates of a trained method are multiplied by a factor at use"""
-    cultures.MAJORITY_SHARE = args.bias
     found = defaultdict(lambda: defaultdict(list))
     for job in jobs_of(args.folder[0]):
-        data = train.read_data(job)
-        data = train.leave_out_long(data, train.build_base(data, job), job)
+        data = data_of(job)
         system = Zhyper.load(job.run, args.method, job.device)
         trained = system.hypernetwork
         for factor in FACTORS:
@@ -464,8 +468,7 @@ def errors(args: argparse.Namespace) -> None:
     found = defaultdict(lambda: defaultdict(list))  # {which records: {split: 1 for each that is right, else 0}}
     questions = set()
     for job in jobs_of(args.folder[0]):
-        data = train.read_data(job)
-        data = train.leave_out_long(data, train.build_base(data, job), job)
+        data = data_of(job)
         row = complete(job, [])["rows"][args.method]
         for split, records in train.evaluated_splits(data, job).items():
             for record, right in zip(records, row["right"][split], strict=True):
@@ -521,7 +524,10 @@ def main() -> None:
     function = commands.get(name, train_seeds)
     trains = function in (train_seeds, tune)
     parser = argparse.ArgumentParser(f"run.py {name}".strip(), description=function.__doc__)
-    for setting in fields(Settings) if trains else ():
+    of_data = ("wording", "unbalanced", "bias")  # options that change the data, also of an earlier run
+    for setting in fields(Settings):
+        if not trains and setting.name not in of_data:
+            continue
         how = {"action": "store_true"}
         if setting.type is not bool:
             types = get_args(setting.type) or (setting.type,)  # int | None: int
@@ -534,8 +540,12 @@ def main() -> None:
         parser.add_argument("--split", default="unseen", help="curves: what is shown")
         parser.add_argument("--to", default="curves.png", help="curves: the file of the figure")
         parser.add_argument("--method", default="zhyper-diag", help="strength, errors: of which method")
-        parser.add_argument("--bias", type=float, default=MAJORITY_SHARE, help="strength: that of the run")
     args = parser.parse_args(sys.argv[2:] if name else None)
+    cultures.MAJORITY_SHARE = args.bias
+    if args.wording:
+        train.load = partial(train.load, wording=args.wording)
+    if args.unbalanced:
+        train.load = partial(train.load, balanced=False)
     try:
         function(Settings(**vars(args)) if trains else args)
     except (ValueError, OSError) as error:

@@ -108,6 +108,9 @@ def test_sites_that_attend_to_all_tokens_alike_have_zhypers_z_and_padding_change
     trunk.value.bias.zero_()
     for site, update in zhyper.adapt(TEXTS).items():
         assert torch.allclose(system.adapt(TEXTS)[site].z, update.z, atol=1e-4)
+    system.encoder_frozen = True
+    with pytest.raises(ValueError, match="attending needs an encoder that is trained: --train-encoder"):
+        system.add_hypernetwork(tiny_config("attending"))
 
 
 @torch.no_grad()

@@ -3,13 +3,14 @@
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import two_cultures
+from conftest import smoke, two_cultures
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -203,6 +204,21 @@ def test_equal_seconds_are_as_many_steps_as_fit_into_them_and_the_longest_method
     assert {name: row["steps"] for name, row in rows.items()} == {"lora": 10, "rescaling": 2, "zhyper-diag": 1}
 
 
+def test_steps_are_timed_on_descriptions_with_all_their_questions(tmp_path, monkeypatch):
+    kind = two_cultures().records[0]
+    prompts = [f"Q: {word}?\nA:" for word in ("who", "how", "why")]
+    made = [kind._replace(context=f"{i}", description=f"text {i}") for i in range(200)]
+    records = [record._replace(prompt=prompt) for record in made for prompt in prompts]
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(json.dumps(record._asdict()) for record in records))
+    timed = []
+    monkeypatch.setattr(train, "fit", lambda system, name, data, job: timed.append(data) or {"seconds": 1.0})
+    job = smoke(str(path), tmp_path / "run", methods="lora")
+    assert run.seconds_a_step(job, tmp_path / "plan.json") == {"lora": 0.5}
+    asked = Counter(record.description for record in timed[-1].records)
+    assert len(asked) == 100 and set(asked.values()) == {3}
+
+
 def test_a_method_that_diverges_has_no_numbers_and_stops_no_other(path, tmp_path, cli):
     printed = cli(*options(path, tmp_path / "run", "lora@lr=1e30,lora", "--seeds", 1))
     (diverged,) = [line for line in printed.splitlines() if line.startswith("| lora@lr=1e30 ")]
@@ -227,6 +243,12 @@ def test_strength_curves_and_the_report_read_what_was_trained(path, tmp_path, cl
     records = sum(int(count) for _, count in by_answer)
     assert right / records == pytest.approx(evidence["evaluated"]["unseen"]["accuracy"], abs=1e-3)
     assert "| Q: what of taxes? A: |" in shown
+    settings = tmp_path / "steps_2" / "seed0" / "settings.json"
+    content = settings.read_text()
+    settings.write_text(content.replace('"records": "', '"records": "0'))
+    for command in ("errors", "strength"):
+        assert "has other records: give the --wording" in cli(command, tmp_path / "steps_2")
+    settings.write_text(content)
     shown = cli("curves", tmp_path / "steps_2", tmp_path / "steps_3", "--to", tmp_path / "curves.png")
     assert shown.startswith("| steps | lora | zhyper-diag | zhyper-diag@rank=2 |\n")
     assert [line.split()[1] for line in shown.splitlines()[2:4]] == ["2", "3"]
@@ -274,11 +296,17 @@ def test_the_depth_of_the_small_encoder_can_be_chosen(monkeypatch, tmp_path):
     assert job.sizes.encoder.layers == 4 and run.train.PRESETS["default"].encoder.layers == 2
 
 
-def test_the_wording_and_the_balance_of_votes_can_be_chosen(monkeypatch):
+def test_the_wording_and_the_balance_of_votes_can_be_chosen(cli, monkeypatch):
     asked = []
+
+    def stop_after_loading(*words):
+        run.train.load()
+        raise ValueError("stop")
+
     monkeypatch.setattr(run.train, "load", lambda *words, **options: asked.append(options))
-    monkeypatch.setattr(run, "seconds_a_step", lambda *words: run.train.load() or sys.exit())
-    for options in ({"wording": "verbs"}, {"unbalanced": True}):
-        with pytest.raises(SystemExit):
-            run.train_seeds(run.Settings(data="votes", methods="lora", **options))
-    assert asked == [{"wording": "verbs"}, {"wording": "verbs", "balanced": False}]
+    monkeypatch.setattr(run, "seconds_a_step", stop_after_loading)
+    for options in (["--wording", "verbs"], ["--unbalanced"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(run.train, "load", run.train.load)  # which the command changes
+            cli("--data", "votes", "--methods", "lora", *options)
+    assert asked == [{"wording": "verbs"}, {"balanced": False}]
