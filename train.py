@@ -37,13 +37,7 @@ from tqdm import tqdm
 
 from data import SPLITS, Data, Record, load
 from data.batches import NO_TARGET, Rows, draw
-from data.tokenizer import (
-    encode,
-    encode_without_end,
-    read_tokenizer,
-    token_counts,
-    train_tokenizer,
-)
+from data.tokenizer import encode_without_end, read_tokenizer, token_counts, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig, check_choice
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig, find_folder
 from zhyper import ACCELERATOR, DEVICES, Guide, Zhyper, read_torch, write_torch
@@ -726,16 +720,14 @@ def leave_out_long(data: Data, base: Zhyper, settings: Settings) -> Data:
 
 def check_texts(data: Data, base: Zhyper, settings: Settings) -> None:
     """Raise ValueError, before training, for what cannot be read later, or not be evaluated."""
-    reader = build_system("zhyper-diag", base, settings)
-    reader.description_in_prompt = True
-    encode(reader.encoder_tokenizer, {record.description for record in data.records}, "description")
-    train = data.split("train")
-    for records, descriptions in (
-        (train, [None] * len(train)),
-        *evaluation_plan(data, settings).values(),
-    ):
+    reader = build_system("prompt", base, settings)  # what it reads is longest
+    pairs = {(record.prompt, record.answer) for record in data.split("train")}
+    prompts, answers = zip(*pairs, strict=True)
+    reader.encode_rows(prompts, answers, None)
+    for records, descriptions in evaluation_plan(data, settings).values():
         prompts = [record.prompt for record in records]
-        reader.encode_rows(prompts, [record.answer for record in records], descriptions)
+        answers = [record.answer for record in records]
+        reader.encode_rows(prompts, answers, descriptions)
 
 
 def train_method(name: str, base: Zhyper, data: Data, settings: Settings) -> dict:

@@ -92,10 +92,10 @@ def encode_batch(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], what: st
 
 
 def token_counts(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) -> dict[str, int]:
-    """{text: how many tokens it takes}."""
+    """{text: how many tokens it takes}. Raises ValueError as `encode` does."""
     texts = list(texts)
-    encodings = encode_batch(tokenizer, texts, "text")
-    return {text: len(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
+    rows = encode(tokenizer, texts, "text")
+    return {text: len(ids) for text, ids in zip(texts, rows, strict=True)}
 
 
 def check_length(text: str, ids: Sequence[int], what: str, longest: int | None) -> None:
