@@ -603,8 +603,9 @@ def open_run(settings: Settings, data: Data) -> dict:
     if PROCESS == 0:
         run.mkdir(parents=True, exist_ok=True)
         if settings.force:
-            written = [run / name for name in ("settings.json", "results.json", "log.csv")]
-            for file in [*run.glob("*.pt"), *written]:
+            # evidence.json is of tests/evidence/run.py: more numbers on the same methods
+            names = ("settings.json", "results.json", "evidence.json", "log.csv")
+            for file in [*run.glob("*.pt"), *(run / name for name in names)]:
                 file.unlink(missing_ok=True)
         if not (run / "backbone.pt").exists():  # nothing is trained yet
             if any(run.glob("*.pt")):

@@ -247,8 +247,8 @@ class Zhyper(nn.Module):
         """
         adapter = self.adapt(descriptions)
         x = self.states_below(rows)
-        # Of the last layer only the states that predict a target are computed. In `places` each
-        # row has these first; a row with fewer than others is filled up with others of its own.
+        # Of the last layer only the states that predict a target are computed. Each row of `places`
+        # has these first; a row with fewer targets is filled up with places that predict none.
         predicted = rows.targets != NO_TARGET  # (b, t)
         most = predicted.sum(axis=1).max()
         places = np.argsort(~predicted, axis=1, kind="stable")[:, :most]  # (b, k)

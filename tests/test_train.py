@@ -479,9 +479,11 @@ def test_a_folder_that_holds_another_run_without_its_backbone_is_left_as_it_is(j
     with pytest.raises(ValueError, match="holds another run, without its backbone: choose --out"):
         run(replace(job, seed=1))
     assert {path.name: path.read_bytes() for path in job.run.iterdir()} == before
-    (job.run / "mine.json").write_text("{}")
+    for name in ("mine.json", "evidence.json"):
+        (job.run / name).write_text("{}")
     run(replace(job, seed=1, force=True))
     assert (job.run / "mine.json").read_text() == "{}"
+    assert not (job.run / "evidence.json").exists()  # rows of the run that was replaced
 
 
 def test_results_of_other_settings_are_kept_and_what_differs_is_named(job):

@@ -149,7 +149,7 @@ def complete(job: train.Settings, names: Sequence[str]) -> dict:
     trained, rows = results["rows"], evidence["rows"]
     wanted = {name: row for name, row in trained.items() if rows.get(name, {}).get("from") != row}
     for name in [*names, *rows]:
-        source = trained.get("zhyper-diag") if name in DERIVED else settings
+        source = trained.get("zhyper-diag") if name in DERIVED else {}
         if name in UNTRAINED and rows.get(name, {}).get("from") != source:
             wanted[name] = source
     if wanted:
