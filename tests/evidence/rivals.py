@@ -308,7 +308,6 @@ FRONT += [f"t2l-gated@rank={r}@gated_features={f}" for r, f in ((4, 112), (2, 11
 FRONT += [f"zhyper-diag@rank={r}@gated_features={f}" for r, f in ((64, 448), (16, 224), (12, 96), (4, 28))]
 
 
-
 def changed(name: str) -> Rival:
     """What a name like "zhyper-diag@rank=12@lr=1e-3" stands for. Raises ValueError."""
     base, *changes = name.split("@")
