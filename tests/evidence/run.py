@@ -2,7 +2,8 @@
 
 python tests/evidence/run.py --data hard_cultures --methods all --seeds 3 --steps 200
 python tests/evidence/run.py --data votes --methods t2l-gated,zhyper-diag,mean,front --seconds 60   # equal seconds
-python tests/evidence/run.py report FOLDER ...          # the tables again and a figure; trains nothing
+python tests/evidence/run.py report FOLDER ...          # the tables again; trains nothing
+python tests/evidence/run.py overview FOLDER ...        # several data sets beside each other, and a figure
 python tests/evidence/run.py curves out/rank_4 out/rank_8      # folders called NAME_VALUE as points of curves
 python tests/evidence/run.py strength FOLDER            # accuracy if the updates are made stronger
 python tests/evidence/run.py errors FOLDER              # what the wrong answers are made of
@@ -378,9 +379,10 @@ def draw(path: Path, panels: Mapping[str, Mapping[str, list[tuple]]], xlabel: st
         print("no figure: for that, pip install matplotlib")
         return
     colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito's
-    figure = Figure(figsize=(4.5 * len(panels), 4), layout="constrained")
-    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, (title, series) in zip(all_axes, panels.items(), strict=True):
+    down, across = math.ceil(len(panels) / 3), min(len(panels), 3)
+    figure = Figure(figsize=(4 * across, 3.5 * down), layout="constrained")
+    all_axes = figure.subplots(down, across, sharey=True, squeeze=False).flat
+    for panel, (title, series) in zip(all_axes, panels.items(), strict=False):
         for colour, (name, points) in zip(colours, series.items(), strict=False):
             x, y, spread = zip(*points, strict=True)
             panel.errorbar(x, y, spread, fmt="o-", capsize=3, color=colour)
@@ -411,20 +413,37 @@ def jobs_of(folder: str) -> list[train.Settings]:
 
 
 def report(args: argparse.Namespace) -> None:
-    """the tables of folders again, and accuracy against trained parameters as a figure"""
+    """the tables of folders again"""
     parts = [complete(job, []) for folder in args.folder for job in jobs_of(folder)]
     print(tables(parts, args.against))
-    panels = defaultdict(lambda: defaultdict(list))
-    for name, rows in by_method(parts).items():
-        for split in COMPARED:
-            accuracies = scores(rows, split)
-            if rows[0].get("trainable") and None not in accuracies:
-                panels[split][name.split("@")[0]].append((rows[0]["trainable"], *mean_and_spread(accuracies)))
-    for series in panels.values():
-        for name in sorted(series, key=lambda name: -len(series[name])):  # those of many sizes first
-            series[name] = sorted(series.pop(name))
+
+
+def overview(args: argparse.Namespace) -> None:
+    """several data sets beside each other, and accuracy against trained parameters as a figure"""
+    splits = args.split.split(",")
+    columns, sizes, panels = {}, defaultdict(list), {}
+    for folder in args.folder:
+        parts = [complete(job, []) for job in jobs_of(folder)]
+        data = Path(parts[0]["settings"]["data"]).stem
+        for split in splits:
+            series = defaultdict(list)  # {method: (trained parameters, accuracy, spread) of its sizes}
+            cells = columns[f"{data}, {split}"] = {}
+            for name, rows in by_method(parts).items():
+                accuracies = scores(rows, split)
+                if None in accuracies:
+                    continue
+                method, size = name.split("@")[0], rows[0].get("trainable", 0)
+                series[method].append((size, *mean_and_spread(accuracies)))
+                if name == method:
+                    cells[name] = cell(accuracies)
+                    sizes[name].append(size)
+            if any(len(points) > 1 for points in series.values()):
+                drawn = {name: sorted(points) for name, points in series.items() if len(points) > 1 or name == "lora"}
+                panels[f"{data}, {split}"] = drawn
+    body = [[name, f"{sizes[name][0]:,}", *(cells.get(name, "–") for cells in columns.values())] for name in sizes]
+    print(markdown(["accuracy", "trainable", *columns], body))
     if panels:
-        draw(Path(args.folder[0]) / "figure.png", panels, "trained parameters (encoder apart)")
+        draw(Path(args.to), panels, "trained parameters (encoder apart)")
 
 
 def curves(args: argparse.Namespace) -> None:
@@ -527,7 +546,7 @@ def tune(settings: Settings) -> None:
 
 
 def main() -> None:
-    commands = {function.__name__: function for function in (report, curves, strength, errors, tune)}
+    commands = {function.__name__: function for function in (report, overview, curves, strength, errors, tune)}
     name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in commands else ""
     function = commands.get(name, train_seeds)
     trains = function in (train_seeds, tune)
@@ -545,8 +564,8 @@ def main() -> None:
     if not trains:
         parser.add_argument("folder", nargs="+", help="a run folder, or the --out of several seeds")
         parser.add_argument("--against", default="zhyper-diag", help="report: whom the others are compared with")
-        parser.add_argument("--split", default="unseen", help="curves: what is shown")
-        parser.add_argument("--to", default="curves.png", help="curves: the file of the figure")
+        parser.add_argument("--split", default="unseen", help="curves, overview: what is shown; there several, as unseen,ood")
+        parser.add_argument("--to", default="figure.png", help="curves, overview: the file of the figure")
         parser.add_argument("--method", default="zhyper-diag", help="strength, errors: of which method")
     args = parser.parse_args(sys.argv[2:] if name else None)
     cultures.MAJORITY_SHARE = args.bias

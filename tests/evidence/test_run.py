@@ -228,7 +228,7 @@ def test_a_method_that_diverges_has_no_numbers_and_stops_no_other(path, tmp_path
 # ---- commands
 
 
-def test_strength_curves_and_the_report_read_what_was_trained(path, tmp_path, cli):
+def test_strength_errors_curves_and_the_overview_read_what_was_trained(path, tmp_path, cli):
     pytest.importorskip("matplotlib")
     for steps in (2, 3):
         out = tmp_path / f"steps_{steps}"
@@ -252,8 +252,14 @@ def test_strength_curves_and_the_report_read_what_was_trained(path, tmp_path, cl
     shown = cli("curves", tmp_path / "steps_2", tmp_path / "steps_3", "--to", tmp_path / "curves.png")
     assert shown.startswith("| steps | lora | zhyper-diag | zhyper-diag@rank=2 |\n")
     assert [line.split()[1] for line in shown.splitlines()[2:4]] == ["2", "3"]
-    cli("report", tmp_path / "steps_2")
-    for figure in ("curves.png", "steps_2/figure.png"):
+    shown = cli("overview", tmp_path / "steps_2", "--split", "unseen,swapped", "--to", tmp_path / "sizes.png")
+    head, _, *lines = shown.splitlines()
+    assert head == "| accuracy | trainable | two, unseen | two, swapped |"
+    assert [line.split(" | ")[0] for line in lines[:2]] == ["| lora", "| zhyper-diag"]  # other sizes: in the figure
+    rows = run.complete(run.jobs_of(tmp_path / "steps_2")[0], [])["rows"]
+    accuracies = [f"{rows['lora']['evaluated'][split]['accuracy']:.3f}" for split in ("unseen", "swapped")]
+    assert lines[0] == f"| lora | {rows['lora']['trainable']:,} | {' | '.join(accuracies)} |"
+    for figure in ("curves.png", "sizes.png"):
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
 
 
