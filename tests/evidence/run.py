@@ -564,7 +564,7 @@ def main() -> None:
     if not trains:
         parser.add_argument("folder", nargs="+", help="a run folder, or the --out of several seeds")
         parser.add_argument("--against", default="zhyper-diag", help="report: whom the others are compared with")
-        parser.add_argument("--split", default="unseen", help="curves, overview: what is shown; there several, as unseen,ood")
+        parser.add_argument("--split", default="unseen", help="curves, overview (several: unseen,ood): what is shown")
         parser.add_argument("--to", default="figure.png", help="curves, overview: the file of the figure")
         parser.add_argument("--method", default="zhyper-diag", help="strength, errors: of which method")
     args = parser.parse_args(sys.argv[2:] if name else None)
