@@ -175,7 +175,7 @@ def complete(job: train.Settings, names: Sequence[str]) -> dict:
             system = Zhyper.load(job.run, name, job.device) if (job.run / f"{name}.pt").exists() else None
         if system and row["evaluated"]:
             read = reading(getattr(METHODS.get(name), "reads", "description"), data)
-            row = row | more_numbers(system, read, job)
+            row = row | more_numbers(system, read, job, by_choice=not row.get("trainable"))
         rows[name] = row | {"from": source}
         for split, records in train.evaluated_splits(data, job).items():
             evidence["contexts"][split] = [record.context for record in records]
@@ -184,13 +184,16 @@ def complete(job: train.Settings, names: Sequence[str]) -> dict:
     return evidence | {"settings": settings, "measure": results["measure"]}
 
 
-def more_numbers(system: Zhyper, data: Data, job: train.Settings) -> dict:
-    """Of each split the accuracy by choice, and which records are right, as a text "0110..."."""
+def more_numbers(system: Zhyper, data: Data, job: train.Settings, by_choice: bool) -> dict:
+    """Of each split which records are right, as a text "0110...", and if wanted the accuracy by choice.
+
+    That is for what trains nothing: it may know an answer and not its words.
+    """
     found, right = {}, {}
     for split, records in train.evaluated_splits(data, job).items():
         exact = train.score_records(system, records, [record.description for record in records])[2]
         right[split] = "".join(str(int(each)) for each in exact)
-        if all(len(record.choices) > 1 for record in records):
+        if by_choice and all(len(record.choices) > 1 for record in records):
             found[f"choice, {split}"] = {"accuracy": choice_accuracy(system, records)}
     return {"choice": found, "right": right}
 
