@@ -386,10 +386,11 @@ def draw(path: Path, panels: Mapping[str, Mapping[str, list[tuple]]], xlabel: st
     figure = Figure(figsize=(4 * across, 3.5 * down), layout="constrained")
     all_axes = figure.subplots(down, across, sharey=True, squeeze=False).flat
     for panel, (title, series) in zip(all_axes, panels.items(), strict=False):
-        for colour, (name, points) in zip(colours, series.items(), strict=False):
+        for number, (name, points) in enumerate(list(series.items())[: len(colours)]):
             x, y, spread = zip(*points, strict=True)
-            panel.errorbar(x, y, spread, fmt="o-", capsize=3, color=colour)
-            panel.annotate(f" {name}", (x[-1], y[-1]), color=colour, fontsize=8, va="bottom")
+            panel.errorbar(x, y, spread, fmt="o-", capsize=3, color=colours[number])
+            label = {"xytext": (4, (-12, 5)[number % 2]), "textcoords": "offset points"}  # below, above, below
+            panel.annotate(name, (x[-1], y[-1]), color=colours[number], fontsize=9, **label)
             if not isinstance(x[0], str):
                 panel.set_xscale("log")
         panel.margins(x=0.3)
