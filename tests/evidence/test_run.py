@@ -157,7 +157,11 @@ def test_every_seed_is_a_run_of_train_py_and_the_report_repeats_the_tables(path,
     printed = cli(*words)
     names = [line.split(" | ")[0] for line in printed.split("\n\n")[0].splitlines()[2:]]
     assert set(names) == {f"| {name}" for name in [*methods.split(","), "zhyper-diag"]}
-    assert printed.count("±") > 50 and "choice, unseen" in printed
+    head, _, *lines = printed.split("\n\n")[0].splitlines()
+    assert head.endswith(" unseen | swapped | random | none | margin | choice, unseen |")
+    untrained = {"frozen", "best-prompt", "mean", "nearest"}  # which alone are also judged by choice
+    for line in lines:
+        assert line.count("±") == (6 if line.split(" | ")[0].strip("| ") in untrained else 5)
     assert printed.splitlines()[-1].startswith("seeds 5, 6; best prompt: plain, ")
     rows = run.complete(run.jobs_of(tmp_path / "run")[0], [])["rows"]
     assert rows["best-prompt"]["format"] == "plain, 0 examples"
