@@ -424,27 +424,23 @@ def report(args: argparse.Namespace) -> None:
 
 def overview(args: argparse.Namespace) -> None:
     """several data sets beside each other, and accuracy against trained parameters as a figure"""
-    splits = args.split.split(",")
-    columns, sizes, panels = {}, defaultdict(list), {}
+    columns, trained, panels = {}, {}, {}
     for folder in args.folder:
         parts = [complete(job, []) for job in jobs_of(folder)]
         data = Path(parts[0]["settings"]["data"]).stem
-        for split in splits:
-            series = defaultdict(list)  # {method: (trained parameters, accuracy, spread) of its sizes}
-            cells = columns[f"{data}, {split}"] = {}
-            for name, rows in by_method(parts).items():
-                accuracies = scores(rows, split)
-                if None in accuracies:
-                    continue
-                method, size = name.split("@")[0], rows[0].get("trainable", 0)
-                series[method].append((size, *mean_and_spread(accuracies)))
-                if name == method:
-                    cells[name] = cell(accuracies)
-                    sizes[name].append(size)
-            if any(len(points) > 1 for points in series.values()):
-                drawn = {name: sorted(points) for name, points in series.items() if len(points) > 1 or name == "lora"}
+        for split in args.split.split(","):
+            rows_of = {name: rows for name, rows in by_method(parts).items() if None not in scores(rows, split)}
+            trained |= {name: rows[0].get("trainable", 0) for name, rows in rows_of.items()}
+            columns[f"{data}, {split}"] = {name: cell(scores(rows, split)) for name, rows in rows_of.items()}
+            series = defaultdict(list)  # {method: (trained parameters, accuracy, spread) of each of its sizes}
+            for name, rows in rows_of.items():
+                series[name.split("@")[0]].append((trained[name], *mean_and_spread(scores(rows, split))))
+            several = {name for name, points in series.items() if len(points) > 1}
+            if several:
+                drawn = {name: sorted(points) for name, points in series.items() if name in several | {"lora"}}
                 panels[f"{data}, {split}"] = drawn
-    body = [[name, f"{sizes[name][0]:,}", *(cells.get(name, "–") for cells in columns.values())] for name in sizes]
+    names = [name for name in trained if "@" not in name]  # other sizes are in the figure alone
+    body = [[name, f"{trained[name]:,}", *(cells.get(name, "–") for cells in columns.values())] for name in names]
     print(markdown(["accuracy", "trainable", *columns], body))
     if panels:
         draw(Path(args.to), panels, "trained parameters (encoder apart)")
