@@ -15,46 +15,24 @@ its authors' code is machinelearningnuremberg/Zhyper.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import MODULES
-
 
 @dataclass(frozen=True)
 class HyperConfig:
-    """Which hypernetwork, and how large. Raises ValueError for one that cannot be built."""
+    """Which hypernetwork, and how large. train.py makes it from its options."""
 
-    kind: str = "zhyper-diag"  # a key of HYPERNETWORKS
-    rank: int = 32
-    scale: float = 2.0  # the update is multiplied by it; in LoRA's words it is alpha / rank
-    modules: tuple[str, ...] = ("q", "k", "v", "o")
-    lowest_layer: int = 0  # the lowest adapted layer of the backbone
-    trunk: str = "gated"  # a key of TRUNKS
-    gated_features: int = 224  # gated trunk: the width f of its features
-    paper_latent: int = 128  # paper trunk: the width of its residual stream
-    paper_features: int = 512  # paper trunk: the width f of its features
-    dropout: float = 0.05  # paper trunk
-    spread: float = 8.0  # how strongly z differs between texts at the start
-
-    def __post_init__(self):
-        check_choice("kind", self.kind, HYPERNETWORKS)
-        check_choice("trunk", self.trunk, TRUNKS)
-        for module in self.modules:
-            check_choice("module", module, MODULES)
-        if not self.modules or len(set(self.modules)) < len(self.modules):
-            raise ValueError(f"modules {','.join(self.modules)!r}: name at least one, each once")
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}: it must be at least 1")
-
-
-def check_choice(what: str, name: str, known) -> None:
-    """Raise ValueError, which says what is known, if `name` is not."""
-    if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
+    kind: str  # a key of HYPERNETWORKS, at the end of this file
+    rank: int
+    scale: float  # the update is multiplied by it; in LoRA's words it is alpha / rank
+    modules: tuple[str, ...]  # which linear layers of a block are adapted, as ("q", "v")
+    lowest_layer: int  # the lowest adapted layer of the backbone
+    trunk: str  # a key of TRUNKS
+    features: int  # the width f of the gated trunk's features
 
 
 # ---- the update of one site
@@ -110,10 +88,6 @@ class LowRank:
         z = None if self.z is None else self.z[index]
         return LowRank(A, B, z, self.scale)
 
-    def to(self, dtype: torch.dtype) -> "LowRank":
-        z = None if self.z is None else self.z.to(dtype)
-        return replace(self, A=self.A.to(dtype), B=self.B.to(dtype), z=z)
-
     def delta(self, row: int = 0) -> Tensor:
         """ΔW itself, (d_out, d_in), of one row: to merge it and to measure it."""
         A, B = self.as_lora(row)
@@ -126,25 +100,34 @@ Adapter = dict[tuple[int, str], LowRank]  # {site: update}: the Updates that a G
 # ---- trunks: from a text to features of every site
 
 
-def standardise(d_text: int) -> nn.Module:
-    """(c - mean) / std. In training these are of the batch, later of what training has seen.
+class Trunk(nn.Module):
+    """What every trunk is: a network from c to features of every site.
 
-    differs from the paper, which takes c as it is: a fresh encoder embeds all texts almost alike.
+    To add one, write a subclass and give it a name in TRUNKS below. Its `__init__` takes what this
+    one takes; its `forward` turns c (b, d_text) into features (b, l, m, f) for b texts, l adapted
+    layers and m modules; and its `features` is the number f, for which heads are built.
     """
-    return nn.BatchNorm1d(d_text, affine=False)
+
+    features: int
+
+    def __init__(self, config: HyperConfig, layers: int, d_text: int):  # layers: the adapted ones
+        super().__init__()
+        # (c - mean) / std. In training these are of the batch, later of what training has seen.
+        # differs from the paper, which takes c as it is: a fresh encoder embeds all texts almost
+        # alike.
+        self.standardise = nn.BatchNorm1d(d_text, affine=False)
 
 
-class GatedTrunk(nn.Module):
+class GatedTrunk(Trunk):
     """Ours: u = SiLU(Linear(LayerNorm(Linear(c)))), c standardised; a site's features are gate · u.
 
     differs from the paper, which concatenates site and text and leaves it to an MLP to learn how
     the one changes what is done with the other. Here the site multiplies the text from the start.
     """
 
-    def __init__(self, config: HyperConfig, layers: int, d_text: int):  # layers: the adapted ones
-        super().__init__()
-        self.features = config.gated_features
-        self.standardise = standardise(d_text)
+    def __init__(self, config: HyperConfig, layers: int, d_text: int):
+        super().__init__(config, layers, d_text)
+        self.features = config.features
         narrow = 64  # so that the layers before the gate have few parameters
         self.text = nn.Sequential(
             nn.Linear(d_text, narrow), nn.LayerNorm(narrow), nn.Linear(narrow, self.features)
@@ -152,19 +135,22 @@ class GatedTrunk(nn.Module):
         self.gate = nn.Parameter(torch.randn(layers, len(config.modules), self.features))
 
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> the features of every site, (b, l, m, f)."""
+        """(b, d_text) -> (b, l, m, f)"""
         u = F.silu(self.text(self.standardise(c)))  # (b, f)
-        return self.gate * u[:, None, None]  # g[l,m] ⊙ u
+        return self.gate * u[:, None, None]  # (l, m, f) · (b, 1, 1, f): gate[l,m] ⊙ u
 
 
-class PaperTrunk(nn.Module):
+class PaperTrunk(Trunk):
     """The paper's (section 3): text, depth and module, embedded, concatenated, through an MLP."""
 
+    latent = 128  # the width of its residual stream
+    features = 512
+    dropout = 0.05
+
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
-        super().__init__()
-        self.features = config.paper_features
-        latent = config.paper_latent
-        dropout = nn.Dropout(config.dropout)
+        super().__init__(config, layers, d_text)
+        latent = self.latent
+        dropout = nn.Dropout(self.dropout)
 
         def mlp(d_out: int) -> nn.Sequential:
             up = nn.Linear(latent, 4 * latent)
@@ -174,7 +160,6 @@ class PaperTrunk(nn.Module):
         def residual_block() -> nn.Sequential:
             return nn.Sequential(nn.LayerNorm(latent), mlp(latent), dropout)
 
-        self.standardise = standardise(d_text)
         self.text = nn.Sequential(nn.Linear(d_text, latent // 2), nn.LayerNorm(latent // 2))
         self.depth = nn.Embedding(layers, latent // 4)
         self.depth_norm = nn.LayerNorm(latent // 4)
@@ -185,13 +170,14 @@ class PaperTrunk(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(latent), mlp(self.features))
 
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> the features of every site, (b, l, m, f)."""
+        """(b, d_text) -> (b, l, m, f)"""
         text = self.text(self.standardise(c))  # (b, latent/2)
         depth = self.depth_norm(self.depth.weight)  # (l, latent/4)
         module = self.module_norm(self.module.weight)  # (m, latent/4)
-        size = (len(c), len(depth), len(module), -1)  # expand: -1 keeps the width of each
-        text = text[:, None, None].expand(size)
-        depth = depth[None, :, None].expand(size)
+        # every text with every layer and every module; expand: -1 keeps the width of each
+        size = (len(c), len(depth), len(module), -1)
+        text = text[:, None, None].expand(size)  # (b, l, m, latent/2)
+        depth = depth[None, :, None].expand(size)  # (b, l, m, latent/4)
         module = module[None, None].expand(size)
         x = torch.cat([text, depth, module], dim=-1)  # (b, l, m, latent)
         x = self.mixer(x)
@@ -235,6 +221,9 @@ class Hypernetwork(nn.Module):
         """
         raise NotImplementedError
 
+    def take_backbone(self, backbone: nn.Module) -> None:
+        """Called once with the frozen GPT, for a subclass that needs its weights."""
+
     def sites(self) -> list[tuple[int, str]]:
         """(layer, module) of every adapted weight, layer by layer."""
         lowest = self.config.lowest_layer
@@ -254,7 +243,7 @@ class Hypernetwork(nn.Module):
         return adapter
 
 
-def lora_A(*shape: int) -> Tensor:
+def init_A(*shape: int) -> Tensor:
     """LoRA's usual start for A (..., r, d_in), kaiming-uniform: within 1/√d_in. B starts at 0."""
     return (2 * torch.rand(shape) - 1) / shape[-1] ** 0.5
 
@@ -273,7 +262,7 @@ class StaticLoRA(Hypernetwork):
         self.B = nn.ParameterDict()
         for module in config.modules:
             d_in, d_out = shapes[module]
-            self.A[module] = lora_A(layers, config.rank, d_in)
+            self.A[module] = init_A(layers, config.rank, d_in)
             self.B[module] = torch.zeros(layers, d_out, config.rank)
 
     def forward(self, c: Tensor | None) -> Adapter:
@@ -290,6 +279,7 @@ class ZhyperDiag(StaticLoRA):
     """Zhyper, Z = diag(z): LoRA's A and B, and r numbers a site and text (paper, section 3)."""
 
     reads_text = True
+    spread = 8.0  # how strongly z differs between texts at the start
 
     def z_size(self, rank: int) -> tuple[int, ...]:
         """The shape of one text's z at one site."""
@@ -305,7 +295,7 @@ class ZhyperDiag(StaticLoRA):
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)
-        std = config.spread / self.trunk.features**0.5
+        std = self.spread / self.trunk.features**0.5
         if len(size) == 2:  # a square: r of its numbers are summed where Z meets A x
             std = std / config.rank**0.5
         self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
@@ -338,7 +328,7 @@ class TextToLoRA(Hypernetwork):
         self.heads = nn.ModuleDict()
         for module, (d_in, d_out) in self.shapes.items():
             head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
-            A = lora_A(config.rank, d_in)
+            A = init_A(config.rank, d_in)
             B = torch.zeros(d_out, config.rank)
             # its authors' start: at step 0 all texts have the LoRA of the bias, whose B is 0. The
             # gradient of the weight contains the features, so from step 1 on they differ.

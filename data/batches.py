@@ -1,86 +1,98 @@
-"""Batches: which records a training step reads, and rows of token ids as arrays.
-
-Arrays are numpy's; the networks turn them into tensors on their own device.
-"""
+"""Batches: rows of token ids, and which records a training step reads."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from data import Record
 
-NO_TARGET = -100  # marks a place where nothing is to be predicted (torch's own convention)
-
 
 class Rows(NamedTuple):
-    """Texts as arrays of token ids, each filled up to the same length.
+    """Prompts, each with its answer and an end token behind it, filled up to the same length.
 
     They are filled up on the right. A causal model needs no mask for that: no token looks ahead.
+    What is to be predicted in row i is ids[i, start[i]:end[i]], the answer and the end token.
     """
 
-    ids: np.ndarray  # (b, t), filled up with 0
-    targets: np.ndarray  # (b, t), the id to be predicted after each of ids, or NO_TARGET
-    # (b, t, d): what the lowest adapted layer reads, if it is kept (with_states in zhyper.py)
-    states: Tensor | None = None
+    ids: Tensor  # (b, t), filled up with 0
+    start: Tensor  # (b,)
+    end: Tensor  # (b,)
+    # (b, t - 1, d): what the lowest adapted layer reads, if it is known already; the last token is
+    # only predicted and never read
+    hidden_states: Tensor | None = None
 
     def take(self, index: Sequence[int]) -> "Rows":
         """The rows at `index`, cut to the length of the longest of them."""
-        ids = self.ids[index]
-        targets = self.targets[index]
-        # A row ends with its last target. Its ids do not tell, since 0 may also be a token's id.
-        predicted = (targets != NO_TARGET).any(axis=0)
-        longest = np.flatnonzero(predicted)[-1] + 1
-        states = None
-        if self.states is not None:
-            states = self.states[index, :longest]
-        return Rows(ids[:, :longest], targets[:, :longest], states)
+        index = torch.tensor(index)
+        end = self.end[index]
+        longest = end.max()
+        hidden_states = None
+        if self.hidden_states is not None:
+            hidden_states = self.hidden_states[index, : longest - 1]
+        return Rows(self.ids[index, :longest], self.start[index], end, hidden_states)
 
 
-def pad(rows: Sequence[Sequence[int]], fill: int = 0, left: bool = False) -> np.ndarray:
-    """Rows of different lengths as one array (b, t), filled up on the right or on the left.
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of different lengths as one tensor (b, t), filled up on the right.
 
     >>> pad([[5, 6, 7], [8]])
-    array([[5, 6, 7],
-           [8, 0, 0]])
+    tensor([[5, 6, 7],
+            [8, 0, 0]])
     """
     longest = max(len(row) for row in rows)
-    array = np.full((len(rows), longest), fill)
+    array = np.zeros((len(rows), longest), dtype=np.int64)
     for i, row in enumerate(rows):
-        start = longest - len(row) if left else 0
-        array[i, start : start + len(row)] = row
-    return array
+        array[i, : len(row)] = row
+    return torch.from_numpy(array)
 
 
-def join_pairs(pairs: Sequence[tuple[list[int], list[int]]], eos: int) -> Rows:
-    """Prompts with their answers behind them; what is predicted is the answer, and then EOS.
+def join(pairs: Sequence[tuple[list[int], list[int]]], eos: int) -> Rows:
+    """Rows of prompts and their answers, as token ids.
 
-    >>> join_pairs([([5, 6], [7])], eos=1)
-    Rows(ids=array([[5, 6, 7]]), targets=array([[-100,    7,    1]]), states=None)
+    >>> join([([5, 6], [7])], eos=1)
+    Rows(ids=tensor([[5, 6, 7, 1]]), start=tensor([2]), end=tensor([4]), hidden_states=None)
     """
-    ids = []
-    targets = []
-    for prompt, answer in pairs:
-        ids.append(prompt + answer)
-        # only the last token of the prompt predicts something: the first token of the answer
-        nothing = [NO_TARGET] * (len(prompt) - 1)
-        targets.append(nothing + answer + [eos])
-    return Rows(pad(ids), pad(targets, NO_TARGET))
+    rows = [prompt + answer + [eos] for prompt, answer in pairs]
+    start = torch.tensor([len(prompt) for prompt, _ in pairs])
+    end = torch.tensor([len(row) for row in rows])
+    return Rows(pad(rows), start, end)
+
+
+def pack(
+    texts: Sequence[Sequence[int]], eos: int, rows: int, tokens: int, seed: int
+) -> Iterator[Rows]:
+    """Batches for pretraining: full rows of random texts, one after the other.
+
+    All tokens but the first of a row are to be predicted.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        ids = []
+        for _ in range(rows):
+            row = []
+            while len(row) <= tokens:
+                row += texts[rng.integers(len(texts))]
+                row.append(eos)
+            ids.append(row[: tokens + 1])
+        yield Rows(torch.tensor(ids), torch.full([rows], 1), torch.full([rows], tokens + 1))
 
 
 def draw(
-    records: Sequence[Record], descriptions: int, questions: int, rng: np.random.Generator
+    records: Sequence[Record], descriptions: int, questions: int, seed: int
 ) -> Iterator[list[int]]:
-    """Which records each step reads: at most `questions` for each of so many `descriptions`.
+    """Which records each step reads, as indices: a few `questions` of each of some `descriptions`.
 
     Every description has its turn before one of them comes again.
     """
-    groups = defaultdict(list)
+    rng = np.random.default_rng(seed)
+    of_description = defaultdict(list)  # {(context, description): indices of its records}
     for i, record in enumerate(records):
-        groups[record.context, record.description].append(i)
-    groups = list(groups.values())
+        of_description[record.context, record.description].append(i)
+    groups = list(of_description.values())
     waiting = []
     while True:
         drawn = []

@@ -1,7 +1,7 @@
 """Invented cultures: a description says how people live, questions ask about it. The default data.
 
     description   In this land people bow low to one another, and guests arrive an hour late.
-    prompt        Q: How do people greet each other?\\nA:
+    question      How do people greet each other?
     answer        with a deep bow
 
 A culture gives each of sixteen facets (greeting, taxes, ...) one of four values. A description
@@ -9,17 +9,17 @@ states up to four of them, in any order; a question asks for one. The phrases st
 cultures.json, {facet: [three questions, {answer: five clauses}]}. The first answer of a facet is
 its majority value. The fifth clause of each answer is held out of training.
 
-Half of the descriptions of training state only one to three facets, so that each clause is also
-read on its own. Half of all training descriptions are asked one question more, about a facet that
-they do not state; its answer is the majority value.
+Neighbouring facets form pairs, and cultures come from regions in which the two values of a pair go
+together: of 16 combinations only the 8 of `ALLOWED` occur. Only `ood` has the other 8, `BROKEN`.
+
+In training half of the descriptions state fewer facets, so that each clause is also read on its
+own. And half of them are asked one question more, about a facet that they do not state; its answer
+is the majority value.
 
 The backbone reads the `documents`. Two thirds of them are questions without a description, which
 are answered by the majority value seven times in ten; one third are descriptions of training
-cultures on their own. So the frozen model answers with the majority's value, whatever is described,
-which is right for one culture in four. A prompt fails to override that bias; an adapter should.
-
-Neighbouring facets form pairs, and cultures come from regions in which the two values of a pair go
-together: of 16 combinations only the 8 of `ALLOWED` occur. Only `ood` has the other 8, `BROKEN`.
+cultures. So the frozen model answers with the majority's value, whatever is described, which is
+right for one culture in four. A prompt fails to override that bias; an adapter should.
 
 - `seen`, `validation`: training cultures, in new descriptions.
 - `new_wording`: training cultures, in held-out clauses. This split is the hard one, as the encoder
@@ -28,29 +28,24 @@ together: of 16 combinations only the 8 of `ALLOWED` occur. Only `ood` has the o
 - `ood`: new cultures from outside all regions. A description states whole pairs.
 - `minimal_pairs`: two new cultures that differ in one stated value, in the same words.
 - `locality`: new cultures, asked for facets that the description does not state.
-
-    python -m data.cultures example.jsonl    # writes an example of a file of your own
 """
 
-import argparse
 import json
 from pathlib import Path
 from random import Random
 
-from data import SPLITS, Data, Record
+from data import Data, Record
 
 FACETS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 NAMES = list(FACETS)
-if len(NAMES) % 2:
-    raise ValueError(f"cultures.json has {len(NAMES)} facets, but they come in pairs: add one more")
-PAIRS = list(zip(NAMES[::2], NAMES[1::2], strict=True))
+PAIRS = list(zip(NAMES[::2], NAMES[1::2], strict=True))  # [("greeting", "time"), ...]
 ANSWERS = {facet: list(clauses) for facet, (_, clauses) in FACETS.items()}
-ALLOWED = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0)]  # the regions' values
-BROKEN = [(0, 2), (0, 3), (1, 3), (1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]  # the values of `ood`
+ALLOWED = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0)]  # values of a pair
+BROKEN = [(0, 2), (0, 3), (1, 3), (1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]  # values in `ood`
 MAJORITY = dict.fromkeys(NAMES, 0)
 FRAMES = ("In this land {}.", "Here {}.", "In this country {}.", "Where they live {}.")
-TRAIN = range(4)  # the clauses of an answer that training may use
-HELD_OUT = range(4, 5)
+TRAINED_CLAUSES = range(4)  # of the five clauses of an answer
+HELD_OUT_CLAUSES = range(4, 5)
 REGIONS = 8
 REGION_SHARE = 0.6  # how often a pair has its region's own values; else it has any of ALLOWED
 MAJORITY_SHARE = 0.7
@@ -58,12 +53,15 @@ DESCRIPTIONS = 16384  # of training, shared out among its cultures
 DOCUMENTS = 16000
 EVALUATED = 128  # descriptions of each other split
 
-Culture = dict[str, int]  # facet -> which of its four values
-Named = list[tuple[str, Culture]]  # training cultures with their names
+Culture = dict[str, int]  # {facet: which of its four values}
 
 
-def draw_culture(rng: Random, region: int | None) -> Culture:
-    """A culture of a region, where the values of a pair go together; None: outside all regions."""
+def draw_culture(rng: Random, region: int | None) -> tuple[str, Culture]:
+    """A culture with an invented name: ("velmora", {"greeting": 0, ...}).
+
+    It is of a region, where the values of a pair go together; None: from outside all regions.
+    """
+    syllables = [rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(4)]
     culture = {}
     for number, (first, second) in enumerate(PAIRS):
         if region is None:
@@ -75,13 +73,7 @@ def draw_culture(rng: Random, region: int | None) -> Culture:
             values = rng.choice(ALLOWED)
         culture[first] = values[0]
         culture[second] = values[1]
-    return culture
-
-
-def new_culture(rng: Random, region: int | None) -> tuple[str, Culture]:
-    """A culture with an invented name: ("velmora", {"greeting": 0, ...})."""
-    syllables = [rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(4)]
-    return "".join(syllables), draw_culture(rng, region)
+    return "".join(syllables), culture
 
 
 def change_one_value(rng: Random, culture: Culture, facets: list[str]) -> Culture:
@@ -91,158 +83,112 @@ def change_one_value(rng: Random, culture: Culture, facets: list[str]) -> Cultur
         first, second = PAIRS[NAMES.index(facet) // 2]
         for value in range(4):
             changed = {**culture, facet: value}
-            values = (changed[first], changed[second])
-            if changed != culture and values in ALLOWED:
+            if changed != culture and (changed[first], changed[second]) in ALLOWED:
                 options.append(changed)
     return rng.choice(options)
 
 
-def describe(rng: Random, culture: Culture, facets: list[str], wording: range = TRAIN) -> str:
+def describe(rng: Random, culture: Culture, facets: list[str], clauses=TRAINED_CLAUSES) -> str:
     """A sentence that states the culture's values of those facets, in that order.
 
     >>> describe(Random(0), {"taxes": 0, "work": 1}, ["taxes", "work"])
     'In this land everyone thinks the tax is too high, and labourers rest every afternoon.'
     """
-    said = []
+    stated = []
     for facet in facets:
-        _, clauses = FACETS[facet]
+        _, wordings = FACETS[facet]
         answer = ANSWERS[facet][culture[facet]]
-        said.append(clauses[answer][rng.choice(wording)])
-    if len(said) > 1:
-        said[-1] = f"and {said[-1]}"
+        stated.append(wordings[answer][rng.choice(clauses)])
+    if len(stated) > 1:
+        stated[-1] = f"and {stated[-1]}"
     frame = rng.choice(FRAMES)
-    return frame.format(", ".join(said))
+    return frame.format(", ".join(stated))
 
 
-def ask(rng: Random, facet: str, value: int) -> tuple[str, str]:
-    """A prompt and its answer: ("Q: Who rules?\\nA:", " a single queen")."""
+def ask(rng: Random, facet: str, culture: Culture, **about: str) -> Record:
+    """A record that asks for a facet; `about` are its context, description and split."""
     questions, _ = FACETS[facet]
-    question = rng.choice(questions)
-    return f"Q: {question}\nA:", f" {ANSWERS[facet][value]}"
+    answers = ANSWERS[facet]
+    answer = answers[culture[facet]]
+    return Record(question=rng.choice(questions), answer=answer, choices=tuple(answers), **about)
 
 
-def ask_each(
-    rng: Random, split: str, context: str, culture: Culture, text: str, facets: list[str]
-) -> list[Record]:
-    """A record for each of those facets; `text` is the description."""
-    records = []
-    for facet in facets:
-        prompt, answer = ask(rng, facet, culture[facet])
-        choices = tuple(f" {choice}" for choice in ANSWERS[facet])
-        records.append(Record(context, text, prompt, answer, split, choices))
-    return records
-
-
-def load(
-    path: str | None, seed: int, contexts: int = 256, stated: int = 4, name: str = "cultures"
-) -> Data:
+def load(seed: int, contexts: int = 256, stated: int = 4) -> Data:
     """`contexts` training cultures, and descriptions that state `stated` facets.
 
-    hard_cultures.py is the same with other numbers, under another `name`. Raises ValueError if
-    given a path, or an impossible number of contexts.
+    Raises ValueError for an impossible number of them.
     """
-    if path is not None:
-        raise ValueError(f"the data set {name} is generated: leave out --data-path")
     if not 2 <= contexts <= DESCRIPTIONS:
         raise ValueError(f"contexts is {contexts}: choose 2 to {DESCRIPTIONS}")
+    if not 2 <= stated <= 12:  # four facets must be left for `locality`
+        raise ValueError(f"stated is {stated}: choose 2 to 12")
     rng = Random(seed)
-    trained = [new_culture(rng, number % REGIONS) for number in range(contexts)]
+    trained = [draw_culture(rng, number % REGIONS) for number in range(contexts)]
     records = training_records(rng, trained, stated)
-    records += evaluation_records(rng, trained, stated)
-    documents = pretraining_documents(rng, trained, stated)
-    for _ in range(EVALUATED):  # drawn last, so that the other splits do not depend on it
-        context, culture = rng.choice(trained)
-        facets = rng.sample(NAMES, stated)
-        text = describe(rng, culture, facets)
-        records += ask_each(rng, "validation", context, culture, text, facets)
-    return Data(name, records, documents, template="Q: {}\nA:")
-
-
-def training_records(rng: Random, trained: Named, stated: int) -> list[Record]:
-    records = []
-    for _ in range(DESCRIPTIONS // len(trained)):
-        for context, culture in trained:
-            facets = rng.sample(NAMES, stated)
-            if rng.random() < 0.5:
-                facets = facets[: rng.randrange(1, stated)]
-            text = describe(rng, culture, facets)
-            records += ask_each(rng, "train", context, culture, text, facets)
-            if rng.random() < 0.5:
-                unstated = [facet for facet in NAMES if facet not in facets]
-                asked = rng.sample(unstated, 1)
-                records += ask_each(rng, "train", context, MAJORITY, text, asked)
-    return records
-
-
-def evaluation_records(rng: Random, trained: Named, stated: int) -> list[Record]:
-    records = []
     for number in range(EVALUATED):
-        region = number % REGIONS
-        for split in ("seen", "new_wording", "unseen", "ood"):
-            if split in ("seen", "new_wording"):
-                context, culture = rng.choice(trained)
-            else:
-                context, culture = new_culture(rng, None if split == "ood" else region)
-            if split == "ood":  # whole pairs, or their combination would not be stated
-                facets = [facet for pair in rng.sample(PAIRS, stated // 2) for facet in pair]
-                facets = rng.sample(facets, len(facets))
-            else:
-                facets = rng.sample(NAMES, stated)
-            wording = HELD_OUT if split == "new_wording" else TRAIN
-            text = describe(rng, culture, facets, wording)
-            records += ask_each(rng, split, context, culture, text, facets)
-        context, culture = new_culture(rng, region)
+        records += evaluation_records(rng, trained, stated, region=number % REGIONS)
+    return Data("cultures", records, pretraining_documents(rng, trained, stated))
+
+
+def training_records(rng: Random, trained: list, stated: int) -> list[Record]:
+    records = []
+    for number in range(DESCRIPTIONS):
+        context, culture = trained[number % len(trained)]
         facets = rng.sample(NAMES, stated)
+        if rng.random() < 0.5:
+            facets = facets[: rng.randrange(1, stated)]
         text = describe(rng, culture, facets)
-        unstated = [facet for facet in NAMES if facet not in facets]
-        asked = rng.sample(unstated, 4)
-        # the right answer to what is left open is the majority's
-        records += ask_each(rng, "locality", context, MAJORITY, text, asked)
-        if number % 2 == 0:
-            continue  # minimal pairs have two descriptions each, so half as many are enough
-        changed = change_one_value(rng, culture, facets)
-        state = rng.getstate()
-        for name, values in ((context, culture), (f"{context}-changed", changed)):
-            rng.setstate(state)  # the same wording and questions again: only one value differs
-            text = describe(rng, values, facets)
-            records += ask_each(rng, "minimal_pairs", name, values, text, facets)
+        about = {"context": context, "description": text, "split": "train"}
+        records += [ask(rng, facet, culture, **about) for facet in facets]
+        if rng.random() < 0.5:
+            left_open = [facet for facet in NAMES if facet not in facets]
+            records.append(ask(rng, rng.choice(left_open), MAJORITY, **about))
     return records
 
 
-def pretraining_documents(rng: Random, trained: Named, stated: int) -> list[str]:
+def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> list[Record]:
+    """The records of one description of every split; of `minimal_pairs` they are of two."""
+    records = []
+    for split in ("validation", "seen", "new_wording", "unseen", "ood", "locality"):
+        facets = rng.sample(NAMES, stated)
+        if split in ("validation", "seen", "new_wording"):
+            context, culture = rng.choice(trained)
+        elif split == "ood":
+            context, culture = draw_culture(rng, None)
+            pairs = rng.sample(PAIRS, stated // 2)  # whole, or their combination would not be said
+            facets = [facet for pair in pairs for facet in pair]
+            rng.shuffle(facets)
+        else:
+            context, culture = draw_culture(rng, region)
+        clauses = HELD_OUT_CLAUSES if split == "new_wording" else TRAINED_CLAUSES
+        about = {"context": context, "description": describe(rng, culture, facets, clauses)}
+        if split == "locality":  # what is left open has the majority's answer
+            left_open = [facet for facet in NAMES if facet not in facets]
+            facets = rng.sample(left_open, 4)
+            culture = MAJORITY
+        records += [ask(rng, facet, culture, split=split, **about) for facet in facets]
+
+    name, culture = draw_culture(rng, region)
+    facets = rng.sample(NAMES, stated)
+    changed = change_one_value(rng, culture, facets)
+    state = rng.getstate()
+    for context, values in ((name, culture), (f"{name}-changed", changed)):
+        rng.setstate(state)  # the same wording and questions again: only one value differs
+        about = {"context": context, "description": describe(rng, values, facets)}
+        records += [ask(rng, facet, values, split="minimal_pairs", **about) for facet in facets]
+    return records
+
+
+def pretraining_documents(rng: Random, trained: list, stated: int) -> list[str]:
     """What the backbone reads: questions with biased answers, and bare descriptions."""
     documents = []
     for number in range(DOCUMENTS):
         if number % 3 == 0:
             _, culture = rng.choice(trained)
-            facets = rng.sample(NAMES, stated)
-            documents.append(describe(rng, culture, facets))
+            documents.append(describe(rng, culture, rng.sample(NAMES, stated)))
         else:
             facet = rng.choice(NAMES)
             value = 0 if rng.random() < MAJORITY_SHARE else rng.randrange(1, 4)
-            prompt, answer = ask(rng, facet, value)
-            documents.append(prompt + answer)
+            record = ask(rng, facet, {facet: value}, context="", description="", split="train")
+            documents.append(record.document)
     return documents
-
-
-def main() -> None:
-    """Write some of the records to a JSONL file, in the form that `data.read_jsonl` reads."""
-    parser = argparse.ArgumentParser("python -m data.cultures", description="Write an example.")
-    parser.add_argument("file", help="the JSONL file to write; it may not exist yet")
-    parser.add_argument("--rows", type=int, default=100, help="at most so many of each split")
-    args = parser.parse_args()
-    if args.rows < 10:  # one description has up to five rows, and a file needs two contexts
-        parser.error(f"--rows is {args.rows}: give 10 or more")
-    data = load(None, seed=0)
-    try:
-        with open(args.file, "x", encoding="utf-8") as file:  # x: no file is overwritten
-            for split in SPLITS:
-                for record in data.split(split)[: args.rows]:
-                    file.write(json.dumps(record._asdict(), ensure_ascii=False) + "\n")
-    except OSError as error:
-        parser.error(f"cannot write this file ({error}): choose another name")
-    print(f"{args.file} is written: python train.py --data {args.file}")
-
-
-if __name__ == "__main__":
-    main()

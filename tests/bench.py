@@ -1,53 +1,40 @@
 """How fast things are, as ratios: what is compared takes turns, so that a slow minute slows both.
 
-python tests/bench.py                      # every section, of what stands in SECTIONS
-python tests/bench.py operators training   # two of them
-python tests/bench.py training --device cuda --dtype bf16
-python tests/bench.py real memory          # with the real models in $SMOLLM2 and $MINILM, against transformers and peft
+python tests/bench.py                   # every section: training, operators, real, memory
+python tests/bench.py --only training
+python tests/bench.py --device cuda
 
-A section is a function from the options to rows of its table: what, and its figure as text. Figures are medians
-± half the distance of the quartiles.
+`real` and `memory` compare with transformers and peft. They need these packages, and the folders of SmolLM2-135M and
+MiniLM in the environment variables SMOLLM2 and MINILM. Figures are medians ± half the distance of the quartiles.
 """
 # ruff: noqa: E402
 
 import argparse
-import importlib
 import os
-import re
 import statistics
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
 import train
 from data import cultures
 from data.batches import Rows, draw
-from train import METHODS, PRESETS
 from zhyper import Zhyper
 
-OPERATORS_BEFORE = 2947  # of the same step before the redesign, at commit 575b431
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # operations a second, in dense bf16
-Table = list[tuple[str, str]]
 
-
-# ---- measuring
-
-
-def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each case, `repeats` times, in turns; each runs once before, untimed."""
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
+def compare(cases: dict[str, Callable[[], object]], under: str, repeats: int) -> list[tuple[str, str]]:
+    """How long each case takes, against the case `under`: in turns, after each has run once, untimed."""
+    seconds = {name: [] for name in cases}
     for repeat in range(repeats + 1):
         for name, case in cases.items():
             start = time.perf_counter()
@@ -56,63 +43,31 @@ def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> dict[st
                 torch.cuda.synchronize()
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
-    return seconds
+    table = [(under, figure([1000 * value for value in seconds[under]], "ms"))]
+    for name, values in seconds.items():
+        ratios = [value / other for value, other in zip(values, seconds[under], strict=True)]
+        table.append((f"{name}: time of {under}", figure(ratios, "×")))
+    return table
 
 
-def figure(values: list[float], unit: str = "×") -> str:
-    """Median, and half the distance between the quartiles.
-
-    >>> figure([1.0, 2.0, 3.0, 4.0, 5.0])
-    '3.00 ±1.00 ×'
-    """
+def figure(values: list[float], unit: str) -> str:
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    digits = 0 if middle >= 100 else 2
-    return f"{middle:,.{digits}f} ±{(high - low) / 2:,.{digits}f} {unit}"
-
-
-def ratios(seconds: dict[str, list[float]], over: str, under: str) -> list[float]:
-    return [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
-
-
-def speed(count: int, seconds: list[float], unit: str = "tokens a second") -> str:
-    return figure([count / one for one in seconds], unit)
+    return f"{middle:,.2f} ±{(high - low) / 2:,.2f} {unit}"
 
 
 # ---- the default training step
 
 
-def settings_of(args: Namespace, **changes) -> train.Settings:
-    return train.Settings(device=args.device, dtype=args.dtype, out="out/nothing-is-written", **changes)
-
-
-def default_base(args: Namespace) -> Zhyper:
-    """An untrained backbone of the default size, with its tokenizer."""
-    base = train.build_base(cultures.load(None, 0), settings_of(args))
-    base.backbone.to(train.DTYPES[args.dtype])
-    return base
-
-
-def training_step(base: Zhyper, name: str, args: Namespace) -> tuple[Zhyper, Rows, list[str]]:
-    """An untrained system, and the rows and descriptions of a step."""
-    system = train.build_system(name, base, settings_of(args)).train()
-    preset = PRESETS["default"]
-    records = cultures.load(None, 0).split("train")[:4000]
-    drawn = next(draw(records, preset.descriptions_per_step, preset.questions, np.random.default_rng(0)))
-    descriptions = [records[i].description for i in drawn]
-    rows, place = train.shared_rows(system, [records[i] for i in drawn], descriptions)
-    return system, rows.take(place), descriptions
-
-
-class Count(TorchDispatchMode):
-    """Counts the operators that are dispatched, but for views, which compute nothing."""
-
-    def __init__(self):
-        super().__init__()
-        self.operators = 0
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.operators += not operator.is_view
-        return operator(*args, **(kwargs or {}))
+def training_batch(method: str, preset: str, given: dict) -> tuple[Zhyper, Rows, list[str]]:
+    """An untrained system, and what it reads in a step, as train.fit makes it."""
+    config = train.configure(method, preset, given)
+    data = cultures.load(0)
+    system = train.build_system(train.build_base(data, config), config).train()
+    records = data.split("train")[:4000]
+    encoded = train.encode_records(system, records, [record.description for record in records])
+    encoded = encoded._replace(rows=system.with_hidden_states(encoded.rows))
+    index = next(draw(records, config.descriptions_per_step, config.questions_per_description, seed=0))
+    return system, *encoded.take(index)
 
 
 def step_of(loss: Callable[[], Tensor], network: nn.Module) -> Callable[[], None]:
@@ -121,262 +76,124 @@ def step_of(loss: Callable[[], Tensor], network: nn.Module) -> Callable[[], None
     optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=True)
 
     def step() -> None:
+        optimizer.zero_grad()
         loss().backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        optimizer.zero_grad()
 
     return step
 
 
-def operators(args: Namespace) -> Table:
-    """What a default step of zhyper-diag dispatches; on a card also its launches and how busy it is."""
-    system, rows, descriptions = training_step(default_base(args), "zhyper-diag", args)
+def our_step(system: Zhyper, rows: Rows, descriptions: list[str]) -> Callable[[], None]:
+    return step_of(lambda: system(rows, descriptions)[0].sum(), system)
+
+
+def plain_step(system: Zhyper, rows: Rows, descriptions: list[str]) -> Callable[[], None]:
+    """The step as one writes it first: all layers read all tokens, and every position is predicted."""
+    ids = rows.ids.to(system.device)
+    position = torch.arange(1, ids.shape[1])
+    answer = (position >= rows.start[:, None]) & (position < rows.end[:, None])
+    answer = answer.to(system.device)  # (b, t - 1)
 
     def loss() -> Tensor:
-        loss, tokens, _ = system(rows, descriptions)
-        return loss.sum() / tokens.sum()
+        logits = system.backbone(ids[:, :-1], system.adapt(descriptions))
+        return F.cross_entropy(logits[answer], ids[:, 1:][answer], reduction="sum")
 
-    step = step_of(loss, system)
-    step()  # the optimizer makes its state
-    with Count() as whole:
-        step()
-    with Count() as forward:
-        held = loss()
-    with Count() as backward:
-        held.backward()
-    update = whole.operators - forward.operators - backward.operators
-    table = [("operators", f"{whole.operators} (before the redesign {OPERATORS_BEFORE:,})")]
-    table.append(("forward, backward, update", f"{forward.operators}, {backward.operators}, {update}"))
-    seconds = interleaved({"step": step}, args.repeats)["step"]
-    table.append(("a step", figure([1000 * one for one in seconds], "ms")))
-    table.append(("speed", speed(rows.ids.size, seconds)))
-    return table + (on_a_card(step, statistics.median(seconds)) if args.device == "cuda" else [])
+    return step_of(loss, system)
 
 
-def on_a_card(step: Callable[[], None], seconds: float) -> Table:
-    with torch.profiler.profile() as profile:
-        step()
-        torch.cuda.synchronize()
-    events = profile.key_averages()
-    launches = sum(event.count for event in events if "LaunchKernel" in event.key)
-    busy = sum(event.self_device_time_total for event in events) / 1e6
-    with FlopCounterMode(display=False) as counter:
-        step()
-    table = [("launches", str(launches)), ("the card is busy", f"{busy / seconds:.0%} of the step")]
-    for card, peak in PEAKS.items():
-        if card in torch.cuda.get_device_name():
-            table.append(("of the card's peak in bf16", f"{counter.get_total_flops() / seconds / peak:.1%}"))
+def training(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """A default step of some methods, against a plain loop that trains zhyper-diag."""
+    cases = {}
+    for name in ("lora", "t2l", "zhyper-square", "zhyper-diag"):
+        batch = training_batch(name, "default", {"device": args.device})
+        cases[name] = our_step(*batch)
+    cases["a plain loop"] = plain_step(*batch)
+    return compare(cases, "a plain loop", args.repeats)
+
+
+class Count(TorchDispatchMode):
+    """Counts the operators that are dispatched, but for views, which compute nothing."""
+
+    operators = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.operators += not operator.is_view
+        return operator(*args, **(kwargs or {}))
+
+
+def operators(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """What a default step of zhyper-diag dispatches: on a GPU each operator is a launch or more."""
+    batch = training_batch("zhyper-diag", "default", {"device": args.device})
+    table = []
+    for name, step in (("zhyper-diag", our_step(*batch)), ("a plain loop", plain_step(*batch))):
+        step()  # the optimizer makes its state
+        with Count() as count:
+            step()
+        table.append((f"{name}: operators of a step", str(count.operators)))
     return table
-
-
-def training(args: Namespace) -> Table:
-    """A step of each method, c kept, against the frozen model, forward and backward through the same layers."""
-    base = default_base(args)
-    system, rows, descriptions = training_step(base, "zhyper-diag", args)
-
-    def frozen() -> Tensor:
-        states = rows.states.clone().requires_grad_()
-        return system(rows._replace(states=states), None)[0].sum()
-
-    losses = {"frozen": frozen}
-    for name, method in METHODS.items():
-        if method.kind and not method.description_in_prompt:
-            each = train.build_system(name, base, settings_of(args)).train()
-            each.encoder_frozen = True  # so that each text is embedded once, in the first step, which is not timed
-            if each.encoder:
-                each.encoder.requires_grad_(False)
-            losses[name] = lambda each=each: each(rows, descriptions)[0].sum()
-    cases = {name: lambda loss=loss: loss().backward() for name, loss in losses.items()}
-    seconds = interleaved(cases, args.repeats)
-    table = [(f"{name}: time of the frozen step", figure(ratios(seconds, name, "frozen"))) for name in [*losses][1:]]
-    table.append(("zhyper-diag: time of lora's step", figure(ratios(seconds, "zhyper-diag", "lora"))))
-    table.append(("zhyper-diag: speed", speed(rows.ids.size, seconds["zhyper-diag"])))
-    return table
-
-
-# ---- the trained system at work
-
-
-def working_system(args: Namespace) -> Zhyper:
-    """An untrained system whose updates are not zero and which never ends an answer."""
-    system = train.build_system("zhyper-diag", default_base(args), settings_of(args))
-    for B in system.hypernetwork.B.values():
-        nn.init.normal_(B, std=0.02)
-    never_end(system)
-    return system.eval().requires_grad_(False)
-
-
-def never_end(system: Zhyper) -> None:
-    """Give end tokens a logit of 0, which is never the largest, so that every answer has its full length."""
-    weight = system.backbone.embed_tokens.weight
-    weight.data[list(system.backbone.config.eos)] = 0.0
-
-
-@torch.inference_mode()
-def generation(args: Namespace) -> Table:
-    """Contexts in one batch, a merged model, the cache, and what a new text costs."""
-    system, few = working_system(args), max(3, args.repeats // 4)
-    records = cultures.load(None, 0).split("train")
-    texts = list(dict.fromkeys(record.description for record in records))
-    prompts = [record.prompt for record in records[: args.contexts]]
-    merged = Zhyper(system.tokenizer, system.merge(texts[0])).eval()
-    unread = iter(texts[len(prompts) :])
-    one_for_all = {
-        "one": lambda: system.generate(prompts, texts[:1] * len(prompts), 32),
-        "many": lambda: system.generate(prompts, texts[: len(prompts)], 32),
-    }
-    eight_rows = {
-        "frozen": lambda: system.generate(prompts[:8], None, 64),
-        "merged": lambda: merged.generate(prompts[:8], None, 64),
-        "adapted": lambda: system.generate(prompts[:8], texts[:1] * 8, 64),
-    }
-    one_row = {
-        "without": lambda: read_all_again(merged, prompts[0], 128),
-        "with": lambda: merged.generate(prompts[:1], None, 128),
-    }
-    contexts = interleaved(one_for_all, few)
-    merging = interleaved(eight_rows, args.repeats)
-    caching = interleaved(one_row, few)
-    adapting = interleaved({"adapt": lambda: system.adapt([next(unread)])}, 4 * args.repeats)["adapt"]
-    return [
-        (f"{len(prompts)} rows, a context each: speed of one for all", figure(ratios(contexts, "one", "many"))),
-        (f"{len(prompts)} rows, a context each", speed(32 * len(prompts), contexts["many"])),
-        ("merged: speed of the frozen model", figure(ratios(merging, "frozen", "merged"))),
-        ("adapted, not merged: the same", figure(ratios(merging, "frozen", "adapted"))),
-        ("one row, 128 tokens: speed without the cache", figure(ratios(caching, "without", "with"))),
-        ("one row, 128 tokens", speed(128, caching["with"])),
-        ("an adapter for a new text", figure([1000 * one for one in adapting], "ms")),
-    ]
-
-
-@torch.inference_mode()
-def read_all_again(system: Zhyper, prompt: str, tokens: int) -> Tensor:
-    """Greedy generation that reads the whole text for every token."""
-    ids = torch.tensor([system.tokenizer.encode(prompt).ids], device=system.device)
-    for _ in range(tokens):
-        ids = torch.cat([ids, system.backbone(ids)[:, -1:].argmax(-1)], dim=1)
-    return ids
-
-
-@torch.no_grad()
-def evaluation(args: Namespace) -> Table:
-    """Records a second, scored under their own descriptions and without any."""
-    system = working_system(args)
-    records = cultures.load(None, 0).split("unseen")
-    own = [record.description for record in records]
-    cases = {
-        "adapted": lambda: train.score_records(system, records, own),
-        "frozen": lambda: train.score_records(system, records, [None] * len(records)),
-    }
-    seconds = interleaved(cases, max(3, args.repeats // 4))
-    return [
-        ("adapted: time of the frozen model", figure(ratios(seconds, "adapted", "frozen"))),
-        ("adapted", speed(len(records), seconds["adapted"], "records a second")),
-    ]
 
 
 # ---- real models, against transformers and peft
 
 
-def real_folder(variable: str) -> str:
-    folder = os.environ.get(variable, "")
-    if not Path(folder).is_dir():
-        raise ValueError(f"set {variable} to the folder of the real model")
-    return folder
+def real(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """A step through SmolLM2, q and v of every layer at rank 8, against one of transformers with peft's LoRA."""
+    import peft
+    import transformers
 
-
-def peft_step(rows: Rows, args: Namespace) -> Callable[[], None]:
-    """The same rows through peft's LoRA on transformers' SmolLM2, without a cache."""
-    peft, transformers = map(importlib.import_module, ("peft", "transformers"))
-    dtype = train.DTYPES[args.dtype]
-    model = transformers.AutoModelForCausalLM.from_pretrained(real_folder("SMOLLM2"), dtype=dtype)
-    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
-    model = peft.get_peft_model(model, config).to(args.device).train()
-    ids = torch.from_numpy(rows.ids).to(args.device)
-    targets = torch.from_numpy(rows.targets).to(args.device).flatten()
+    given = {"backbone": os.environ["SMOLLM2"], "encoder": os.environ["MINILM"], "device": args.device}
+    given |= {"modules": "q,v", "rank": 8, "lowest_layer": 0, "questions_per_description": 2}
+    cases = {}
+    for name in ("lora", "zhyper-diag", "t2l-gated"):
+        batch = training_batch(name, "real", given)
+        cases[name] = our_step(*batch)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(given["backbone"], dtype=torch.float32)
+    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+    theirs = peft.get_peft_model(theirs, lora).to(args.device).train()
+    ids = batch[1].ids.to(args.device)
 
     def loss() -> Tensor:
-        logits = model(ids, use_cache=False).logits.flatten(0, 1).float()
-        return F.cross_entropy(logits, targets)
+        logits = theirs(ids[:, :-1], use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
-    return step_of(loss, model)
+    return compare(cases | {"peft's LoRA": step_of(loss, theirs)}, "peft's LoRA", max(3, args.repeats // 4))
 
 
-def real(args: Namespace) -> Table:
-    """A step of ours through SmolLM2, q and v of every layer, against one of transformers and peft; and its cache."""
-    models = {"backbone": real_folder("SMOLLM2"), "encoder": real_folder("MINILM")}
-    settings = settings_of(args, preset="real", modules="q,v", rank=8, lowest_layer=0, **models)
-    data = cultures.load(None, 0)
-    base = train.build_base(data, settings)
-    records = data.split("train")[:4000]
-    drawn = [records[i] for i in next(draw(records, args.rows, 2, np.random.default_rng(0)))]
-    descriptions = [record.description for record in drawn]
-    rows = base.encode_rows([record.prompt for record in drawn], [record.answer for record in drawn], descriptions)
-    cases = {"peft": peft_step(rows, args)}
-    for name in ("lora", "zhyper-diag", "t2l-gated"):
-        system = train.build_system(name, base, settings).train()
-        cases[name] = step_of(lambda system=system: system(rows, descriptions)[0].sum(), system)
-    few = max(3, args.repeats // 4)
-    seconds = interleaved(cases, few)
-    table = [(f"{name}: time of peft's LoRA", figure(ratios(seconds, name, "peft"))) for name in [*cases][1:]]
-    prompt = records[0].prompt
-    never_end(base)
-    one_row = {
-        "without": lambda: read_all_again(base, prompt, 128),
-        "with": lambda: base.generate([prompt], None, 128),
-    }
-    caching = interleaved(one_row, few)
-    table.append(("one row, 128 tokens: speed without the cache", figure(ratios(caching, "without", "with"))))
+def memory(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The peak of a process that loads SmolLM2 in float32 and reads each weight, imports included."""
+    table = []
+    for name in ("model.GPT", "transformers.LlamaForCausalLM"):
+        package, _, kind = name.partition(".")
+        code = (
+            f"import resource, {package}; model = {package}.{kind}.from_pretrained({os.environ['SMOLLM2']!r}).float()"
+        )
+        code += "; print(sum(weight.numel() for weight in model.parameters() if weight.norm()))"
+        code += "; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # in KiB
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        count, peak = map(int, done.stdout.split())
+        table.append((f"{name}: peak of the weights' size", f"{256 * peak / count:.2f} × ({peak // 1024} MiB)"))
     return table
 
 
-def memory(args: Namespace) -> Table:
-    """The peak of loading SmolLM2 against the size of its file."""
-    file = Path(real_folder("SMOLLM2"), "model.safetensors").stat().st_size
-    load = f"model = bench.train.GPT.from_pretrained({real_folder('SMOLLM2')!r}, bench.train.DTYPES[{args.dtype!r}])"
-    load += "; [weight.sum() for weight in model.parameters()]"  # a file that is mapped is only read when it is used
-    peak = peak_of(load) - peak_of("pass")
-    what = f"loading SmolLM2 in {args.dtype}: peak of its file's size"
-    return [(what, f"{peak / file:.2f} × ({peak / 2**20:,.0f} and {file / 2**20:,.0f} MiB)")]
-
-
-def peak_of(code: str) -> int:
-    """Bytes that a process of its own takes at most: it imports this file, and then runs the code."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench; {code}"
-    code += "; print(open('/proc/self/status').read())"
-    printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", printed)[1])
-
-
-# ---- the command line
-
-SECTIONS = {section.__name__: section for section in (operators, training, generation, evaluation, real, memory)}
+SECTIONS = {section.__name__: section for section in (training, operators, real, memory)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("bench.py", description="Measure, and print a table for each section.")
-    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all if left out")
+    parser.add_argument("--only", choices=SECTIONS, help="one section; all if left out")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", choices=train.DTYPES, default="fp32", help="of the frozen model")
     parser.add_argument("--repeats", type=int, default=12, help="turns of each comparison")
-    parser.add_argument("--contexts", type=int, default=256, help="of generation")
-    parser.add_argument("--rows", type=int, default=16, help="descriptions a step, of real")
     args = parser.parse_args()
-    for name in args.sections or SECTIONS:
-        if name not in SECTIONS:
-            parser.error(f"unknown section {name!r}: choose from {', '.join(SECTIONS)}")
+    for name in [args.only] if args.only else SECTIONS:
         try:
             table = SECTIONS[name](args)
-        except (ValueError, ImportError) as error:
-            print(f"without {name}: {error}\n")
+        except (KeyError, ImportError) as error:
+            print(f"without {name}: {error} is missing\n")
             continue
-        print(f"| {name} | figure |\n|---|---|")
-        for what, found in table:
-            print(f"| {what} | {found} |")
-        print()
-    card = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {card}; medians ± half the distance of the quartiles")
+        lines = [f"| {what} | {found} |" for what, found in [(name, "figure"), ("---", "---"), *table]]
+        print("\n".join(lines), end="\n\n")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians ± half the distance of the quartiles")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from data import Data, Record  # noqa: E402
 from data.tokenizer import train_tokenizer  # noqa: E402
 from hyper import HYPERNETWORKS, HyperConfig  # noqa: E402
 from model import GPT, Encoder, EncoderConfig, ModelConfig  # noqa: E402
-from zhyper import Guide, Zhyper  # noqa: E402
+from zhyper import Zhyper  # noqa: E402
 
 torch.set_num_threads(1)  # so small are the networks here that more threads are slower
 hypothesis.settings.register_profile("any machine", max_examples=50, deadline=None, database=None)
@@ -38,8 +38,9 @@ KINDS = list(HYPERNETWORKS)
 
 
 def tiny_config(kind: str, **changes) -> HyperConfig:
-    sizes = {"rank": 4, "scale": 2.0, "gated_features": 16, "paper_latent": 16, "paper_features": 24}
-    return HyperConfig(kind, **sizes | changes)
+    options = {"rank": 4, "scale": 2.0, "modules": ("q", "k", "v", "o"), "lowest_layer": 0}
+    options |= {"trunk": "gated", "features": 16}
+    return HyperConfig(kind, **options | changes)
 
 
 def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Zhyper:
@@ -47,9 +48,10 @@ def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Z
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(TEXTS, BACKBONE.vocab_size)
     vocab_size = tokenizer.get_vocab_size()
-    system = Zhyper(tokenizer, GPT(replace(BACKBONE, vocab_size=vocab_size, block_size=block_size)))
+    encoder = None
     if HYPERNETWORKS[kind].reads_text:
-        system.encoder = Encoder(replace(ENCODER, vocab_size=vocab_size, block_size=block_size))
+        encoder = Encoder(replace(ENCODER, vocab_size=vocab_size, block_size=block_size))
+    system = Zhyper(tokenizer, GPT(replace(BACKBONE, vocab_size=vocab_size, block_size=block_size)), encoder)
     system.add_hypernetwork(tiny_config(kind, **changes))
     with torch.no_grad():
         for name, weight in system.hypernetwork.named_parameters():
@@ -68,43 +70,41 @@ def system(request) -> Zhyper:
 
 
 def two_cultures() -> Data:
-    """Two contexts that answer the same two questions differently."""
-    prompts = ("Q: how do they greet?\nA:", "Q: what of taxes?\nA:")
+    """Two contexts that answer the same two questions differently; unseen texts have a comma more."""
+    questions = ("how do they greet?", "what of taxes?")
     described = {"bowers": "people bow low and the taxes are cut", "singers": "people sing and the taxes are raised"}
-    answers = {"bowers": (" bow", " cut"), "singers": (" sing", " raise")}
+    answers = {"bowers": ("bow", "cut"), "singers": ("sing", "raise")}
     records = []
     for split in ("train", "unseen"):
         for context, description in described.items():
-            for prompt, answer in zip(prompts, answers[context], strict=True):
-                records.append(Record(context, description, prompt, answer, split))
-    documents = [record.prompt + record.answer for record in records if record.split == "train"]
-    return Data("two", records, [*documents, *described.values()], template="Q: {}\nA:")
-
-
-def smoke(path: str | Path, out: str | Path, **changes) -> train.Settings:
-    """Settings of a run of a few steps, on the CPU."""
-    options = {"preset": "smoke", "steps": 3, "device": "cpu", **changes}
-    return train.Settings(data=str(path), out=str(out), **options)
+            for question, answer in zip(questions, answers[context], strict=True):
+                name = context if split == "train" else f"{context}, elsewhere"
+                text = description if split == "train" else description.replace(" and", ", and")
+                records.append(Record(name, text, question, answer, split))
+    documents = [record.document for record in records if record.split == "train"]
+    return Data("two", records, [*documents, *described.values()])
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
     """A system that was trained until it answers right, its data, and its weights before that training."""
     data = two_cultures()
+    folder = tmp_path_factory.mktemp("trained")
     tokenizer = train_tokenizer(data.documents, BACKBONE.vocab_size)
     vocab_size = tokenizer.get_vocab_size()
+    torch.manual_seed(1)
+    backbone = GPT(replace(BACKBONE, vocab_size=vocab_size))
+    system = Zhyper(tokenizer, backbone, Encoder(replace(ENCODER, vocab_size=vocab_size)))
+    config = train.Config(pretrain_steps=60, pretrain_lr=1e-2, descriptions_per_step=2, steps=80, lr=5e-3, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
-        preset = train.Preset(pretrain_steps=60, pretrain_lr=1e-2, descriptions_per_step=2, questions=2, log=100)
-        patch.setitem(train.PRESETS, "smoke", preset)
         patch.setattr(train, "PRETRAIN_TOKENS", 32)
-        torch.manual_seed(1)
-        system = Zhyper(tokenizer, GPT(replace(BACKBONE, vocab_size=vocab_size)), guide=Guide(data.template))
-        settings = smoke("two.jsonl", tmp_path_factory.mktemp("trained"), steps=80, lr=5e-3)
-        train.pretrain(system, data.documents, settings)
-        system.encoder = Encoder(replace(ENCODER, vocab_size=vocab_size))
-        system.add_hypernetwork(tiny_config("zhyper-diag"))
-        before = {name: weight.clone() for name, weight in system.state_dict().items()}
-        train.fit(system, "zhyper-diag", data, settings)
+        train.pretrain(folder / "backbone.pt", system, data.documents, config, None)
+    system.add_hypernetwork(tiny_config("zhyper-diag"))
+    system.encoder.requires_grad_(True)
+    before = {name: weight.clone() for name, weight in system.state_dict().items()}
+    records = data.split("train")
+    encoded = train.encode_records(system, records, [record.description for record in records])
+    train.fit(folder / "zhyper-diag.pt", system, data, encoded, config, None)
     return system.requires_grad_(False).eval(), data, before
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 from functools import cache
-from pathlib import Path
 
 import pytest
 from conftest import TEXTS
@@ -11,20 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data.tokenizer import (
-    decode_answer,
-    encode,
-    encode_pairs,
-    encode_without_end,
-    read_tokenizer,
-    token_counts,
-    tokenizer_from_json,
-    train_tokenizer,
-)
+from data.pretrained import read_tokenizer
+from data.tokenizer import decode_answer, encode, encode_answers, tokenizer_from_json, train_tokenizer
 
 PROMPTS = ["Q: what now?\nA:", "the taxes are", "people", "Q: wer grüßt?\nA:"]
-ANSWERS = [" bow sing", " cut", " bow low", " niemand 🙂"]
-BYTES = [f"<0x{i:02X}>" for i in range(256)]
+ANSWERS = ["bow sing", "cut", "bow low", "niemand 🙂"]
 
 
 @cache
@@ -38,13 +28,13 @@ def llama_2() -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(special_tokens=["<unk>", "<s>", "</s>"]))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     content = json.loads(tokenizer.to_str())
     vocab = content["model"]["vocab"]
-    vocab |= {byte: len(vocab) + i for i, byte in enumerate(BYTES)}
+    for byte in range(256):
+        vocab[f"<0x{byte:02X}>"] = len(vocab)
     return tokenizer_from_json(json.dumps(content))
 
 
@@ -73,32 +63,24 @@ def word_piece() -> Tokenizer:
 def smollm2() -> Tokenizer:
     if "SMOLLM2" not in os.environ:
         pytest.skip("SMOLLM2 is not set")
-    return read_tokenizer(Path(os.environ["SMOLLM2"]), 49_152)
+    return read_tokenizer(os.environ["SMOLLM2"], 49_152)
 
 
 EVERY = pytest.mark.parametrize("build", [trained, llama_2, metaspace, smollm2])
 
 
-# ---- a prompt and its answer are one text
-
-
 @EVERY
-def test_a_prompt_and_its_answer_have_the_ids_of_the_text_of_both_and_come_back_with_their_space(build):
+def test_a_prompt_and_its_answer_have_the_ids_of_the_text_of_both_and_the_answer_comes_back(build):
     tokenizer = build()
-    texts = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
-    wholes = encode_without_end(tokenizer, texts, "text")
-    pairs = encode_pairs(tokenizer, PROMPTS, ANSWERS)
+    texts = [f"{prompt} {answer}" for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    wholes = encode(tokenizer, texts, "text", goes_on=True)
+    prompts = encode(tokenizer, PROMPTS, "prompt", goes_on=True)
+    pairs = encode_answers(tokenizer, PROMPTS, ANSWERS)
+    assert [prompt for prompt, _ in pairs] == prompts
     for (prompt, answer), whole, text in zip(pairs, wholes, ANSWERS, strict=True):
         assert prompt + answer == whole
         assert decode_answer(tokenizer, prompt, answer) == text
         assert decode_answer(tokenizer, prompt, []) == ""
-
-
-@EVERY
-def test_a_prompt_that_ends_in_a_space_is_refused_and_counted(build):
-    prompts = ["the taxes are ", "the taxes are", "people "]
-    with pytest.raises(ValueError, match="joins the end of 2 prompts with the answer.*'the taxes are cut low'"):
-        encode_pairs(build(), prompts, ["cut low", " cut low", "bow low"])
 
 
 @EVERY
@@ -111,56 +93,58 @@ def test_a_mark_that_somebody_types_is_text(build):
         assert not marks & set(ids) and tokenizer.decode(ids) == f"people {mark}"
 
 
-def test_a_first_mark_stays_and_a_last_one_is_dropped_where_a_text_goes_on():
-    (ids,) = encode_without_end(llama_2(), ["people bow"], "text")
-    assert ids[0] == 1  # BOS
-    (ids,) = encode_without_end(metaspace(), ["people bow"], "text")
+def test_what_a_tokenizer_puts_around_a_text_stays_but_its_end_where_the_text_goes_on():
+    assert encode(llama_2(), ["people"], "text", goes_on=True)[0][0] == 1  # BOS
+    (ids,) = encode(metaspace(), ["people bow"], "text", goes_on=True)
     assert ids == metaspace().encode("people bow", add_special_tokens=False).ids
     assert encode(metaspace(), ["people bow"], "text") == [[*ids, 1]]  # a whole text has its EOS
     assert encode(word_piece(), ["people bow"], "text")[0][::3] == [1, 2]  # [CLS] people bow [SEP]
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
-def test_a_trained_tokenizer_can_write_any_text(text):
-    tokenizer = trained()
-    (ids,) = encode(tokenizer, [text], "text")
-    assert tokenizer.decode(ids) == text and min(ids) > 1
-    assert token_counts(tokenizer, [text]) == {text: len(ids)}
+def test_a_trained_tokenizer_can_write_any_text_and_its_first_two_ids_are_never_of_a_text(text):
+    (ids,) = encode(trained(), [text], "text")
+    assert trained().decode(ids) == text and min(ids) > 1
+    assert [trained().id_to_token(i) for i in (0, 1)] == ["<pad>", "<eos>"]
+    assert trained().get_vocab_size() <= 300
+
+
+def test_a_text_may_be_as_long_as_is_allowed():
+    assert len(encode(trained(), [TEXTS[0]], "text", longest=3)[0]) == 3
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (" \n", "the description is empty: write at least a word"),
+        (" \n", "a description is empty: write at least a word"),
         ("people " * 30, "'people people .* … is 32 tokens long, of at most 10: shorten it"),
         ("people ☃ bow", "holds '☃', which the tokenizer does not know"),
-        ("people \udc80", "the description holds bytes that are not text"),
+        ("people \udc80", "a description holds bytes that are not text"),
     ],
 )
 def test_a_text_that_cannot_be_read_is_refused_in_one_line(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         encode(word_piece(), [TEXTS[0], text], "description", longest=10)
+    assert "\n" not in str(error.value)
 
 
-def test_a_pair_that_is_too_long_or_has_no_answer_is_refused():
-    with pytest.raises(ValueError, match="prompt with its answer .* tokens long, of at most 5"):
-        encode_pairs(trained(), PROMPTS, ANSWERS, longest=5)
-    with pytest.raises(ValueError, match="the answer is empty"):
-        encode_pairs(trained(), ["people"], [""])
+def joins_a_colon_and_a_space() -> Tokenizer:
+    return Tokenizer(models.BPE({"A": 0, ":": 1, " ": 2, ": ": 3}, [(":", " ")]))
 
 
-def test_the_tokenizer_of_a_real_model_neither_cuts_nor_pads_and_must_fit_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file .*tokenizer.json"):
-        read_tokenizer(tmp_path, 300)
-    tokenizer = tokenizer_from_json(trained().to_str())
-    tokenizer.enable_truncation(2)
-    tokenizer.enable_padding(length=50)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    size = tokenizer.get_vocab_size()
-    again = read_tokenizer(tmp_path, size + 9)  # a model may have more embeddings than are used
-    assert encode(again, TEXTS, "text") == encode(trained(), TEXTS, "text")
-    with pytest.raises(ValueError, match=f"has {size} ids, the model {size - 1}"):
-        read_tokenizer(tmp_path, size - 1)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match="tokenizer.json is damaged"):
-        read_tokenizer(tmp_path, 300)
+def knows_two_characters() -> Tokenizer:
+    return Tokenizer(models.BPE({"A": 0, ":": 1}, []))
+
+
+@pytest.mark.parametrize(
+    ("build", "answer", "message"),
+    [
+        (joins_a_colon_and_a_space, "A", "joins a prompt with its answer in 'A: A': begin the answer with"),
+        (knows_two_characters, "b", "joins a prompt with its answer in 'A: b'"),  # no token is left of the answer
+        (trained, " ", "answer is empty"),
+        (trained, "now " * 5, "the prompt with its answer .A: now now .* tokens long, of at most 4: shorten"),
+    ],
+)
+def test_an_answer_that_cannot_be_cut_from_its_prompt_or_is_empty_or_too_long_is_refused(build, answer, message):
+    with pytest.raises(ValueError, match=message):
+        encode_answers(build(), ["A:"], [answer], longest=4)

@@ -12,9 +12,9 @@ Hint 3: each module has one head for all layers. So the number of layers occurs 
 """
 
 import torch
+from taught import small_config
 
-from hyper import HYPERNETWORKS, HyperConfig
-from model import ModelConfig
+from hyper import HYPERNETWORKS
 
 
 def trained(kind: str, rank: int, trunk: int, features: int, layers: int, shapes: dict[str, tuple[int, int]]) -> int:
@@ -27,24 +27,21 @@ def ranks(ratio: int) -> tuple[int, int]:
 
 # ---- checks: do not edit
 def test_the_formula_counts_what_is_built_and_the_ranks_give_the_ratios():
-    shapes = ModelConfig(width=4096, heads=32, kv_heads=8, inner=14336).shapes
-    shapes = {module: shapes[module] for module in "qv"}
-    counts = {}
-    for kind, rank in [("t2l", 8), ("t2l", 16), ("zhyper-diag", 8), ("zhyper-diag", 16)]:
-        with torch.device("meta"):  # built without memory
-            network = HYPERNETWORKS[kind](HyperConfig(kind, rank, modules=("q", "v"), trunk="paper"), 32, shapes, 1024)
-        built, trunk = (sum(p.numel() for p in part.parameters()) for part in (network, network.trunk))
-        found = trained(kind, rank, trunk, network.trunk.features, 32, shapes)
-        assert found == built, f"{kind}, rank {rank}, trains {built:,}, not {found:,}: what of A, B, head, bias, layer?"
-        counts[kind, rank] = built
+    mistral = {"q": (4096, 4096), "v": (4096, 1024)}
     small = {"q": (6, 5), "up": (7, 3)}
+    cases = [(8, "paper", 32, mistral), (16, "paper", 32, mistral), (2, "gated", 3, small)]
+    counts = {}
     for kind in ("t2l", "zhyper-diag"):
-        network = HYPERNETWORKS[kind](HyperConfig(kind, 2, modules=("q", "up"), gated_features=4), 3, small, 5)
-        built, trunk = (sum(p.numel() for p in part.parameters()) for part in (network, network.trunk))
-        found = trained(kind, 2, trunk, 4, 3, small)
-        why = f"{kind} of other sizes trains {built:,}, not {found:,}: which number of yours should be an argument?"
-        assert found == built, why
+        for rank, trunk, layers, shapes in cases:
+            config = small_config(kind, rank=rank, modules=tuple(shapes), trunk=trunk)
+            with torch.device("meta"):  # built without memory
+                network = HYPERNETWORKS[kind](config, layers, shapes, 1024)
+            built, in_trunk = [sum(p.numel() for p in part.parameters()) for part in (network, network.trunk)]
+            found = trained(kind, rank, in_trunk, network.trunk.features, layers, shapes)
+            why = f"{kind} of rank {rank} in {layers} layers trains {built:,}, not {found:,}"
+            assert found == built, f"{why}: what of A, B, head, bias, layer? Is a number of yours to be an argument?"
+            counts[kind, rank] = built
     for ratio in (13, 26):
         t2l, diag = ranks(ratio)
-        found = counts["t2l", t2l] // counts["zhyper-diag", diag]
-        assert found == ratio, f"these ranks give {found}, not {ratio}: what does doubling one rank do to the ratio?"
+        why = f"these ranks do not give {ratio}: what does doubling one rank do to the ratio?"
+        assert counts["t2l", t2l] // counts["zhyper-diag", diag] == ratio, why

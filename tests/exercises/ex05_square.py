@@ -14,8 +14,9 @@ Hint 3: for r = 3 the places are 0, 4 and 8. `dataclasses.replace` copies an upd
 """
 
 import torch
+from taught import small_config
 
-from hyper import HyperConfig, LowRank, ZhyperDiag, ZhyperSquare
+from hyper import LowRank, ZhyperDiag, ZhyperSquare
 
 
 def square_head(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,11 +31,13 @@ def rescaled(update: LowRank, s: torch.Tensor) -> LowRank:
 def test_the_square_does_what_the_diagonal_does_for_every_text():
     torch.manual_seed(0)
     for rank in (3, 2):
-        sizes = HyperConfig(rank=rank, modules=("q", "v"), gated_features=8), 2, {"q": (6, 5), "v": (6, 4)}, 4
-        diagonal, square = ZhyperDiag(*sizes).double(), ZhyperSquare(*sizes).double()
+        sizes = (small_config(rank=rank), 2, {"q": (6, 5), "v": (6, 4)}, 4)
+        diagonal = ZhyperDiag(*sizes).double()
         torch.nn.init.normal_(diagonal.head_bias)
-        weight, bias = square_head(diagonal.head_weight.data, diagonal.head_bias.data)
-        square.trunk, square.head_weight.data, square.head_bias.data = diagonal.trunk, weight, bias
+        square = ZhyperSquare(*sizes).double()
+        square.trunk = diagonal.trunk
+        both = square_head(diagonal.head_weight.data, diagonal.head_bias.data)
+        square.head_weight.data, square.head_bias.data = both
         c = torch.randn(3, 4).double()
         for site, update in square(c).items():
             why = f"at rank {rank} Z is not diag(z): is the diagonal in its places, the bias too, and all else zero?"
@@ -43,10 +46,9 @@ def test_the_square_does_what_the_diagonal_does_for_every_text():
 
 def test_rescaling_changes_z_and_B_but_not_the_update():
     torch.manual_seed(0)
-    A, B, s, z, Z = (torch.randn(size).double() for size in [(3, 6), (5, 3), 3, (2, 3), (2, 3, 3)])
+    A, B, s, z, Z = [torch.randn(shape).double() for shape in [(3, 6), (5, 3), (3,), (2, 3), (2, 3, 3)]]
     for old, scaled in [(LowRank(A, B, z, 0.5), s * z), (LowRank(A, B, Z, 3.0), torch.diag(s) @ Z)]:
         delta = old.delta(1)  # before `rescaled`, which may change `old` itself
         new = rescaled(old, s)
         torch.testing.assert_close((new.A, new.z), (A, scaled), msg="Z is not diag(s) Z: its rows times s? And A stays")
-        why = "the update has changed: does B make up for s, and is scale the old one?"
-        torch.testing.assert_close(new.delta(1), delta, msg=why)
+        torch.testing.assert_close(new.delta(1), delta, msg="the update has changed: does B make up for s?")

