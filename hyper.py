@@ -4,10 +4,10 @@
     Zhyper         ΔW[l,m] = scale · B[l,m] · Z[l,m](c) · A[l,m]   A and B shared, Z generated
     Text-to-LoRA   ΔW[l,m] = scale · B[l,m](c) · A[l,m](c)         A and B generated whole
 
-c is the embedding of a description, and (l, m) is a *site*: the layer and the module of an adapted
-weight. Z is diag(z), or a square of r × r. A *trunk* makes of c a vector of features for every
-site. A *head* for each module, shared by all layers, turns these features into z, or for
-Text-to-LoRA into A and B.
+c is what is read of a description, and (l, m) is a *site*: the layer and the module of an adapted
+weight. Z is diag(z), or a square of r × r. A *trunk* makes c of the embeddings of a text's parts,
+and of c a vector of features for every site. A *head* for each module, shared by all layers, turns
+these features into z, or for Text-to-LoRA into A and B.
 
 The paper is "Zhyper: Factorized Hypernetworks for Conditioned LLM Fine-Tuning", arXiv 2510.19733;
 its authors' code is machinelearningnuremberg/Zhyper.
@@ -33,6 +33,9 @@ class HyperConfig:
     lowest_layer: int  # the lowest adapted layer of the backbone
     trunk: str  # a key of TRUNKS
     features: int  # the width f of the gated trunk's features
+    narrow: int  # the width of the layer before them
+    reading: str  # of the gated trunk: "statements", or "text" for whole descriptions
+    noise: float  # added in training to standardised embeddings: its std
 
 
 # ---- the update of one site
@@ -59,7 +62,7 @@ class LowRank:
 
     def __call__(self, x: Tensor) -> Tensor:
         """ΔW x: (b, t, d_in) -> (b, t, d_out)."""
-        return self.scale * self.times_z(x @ self.A.mT) @ self.B.mT  # scale · ((x Aᵀ) ⊙ z) Bᵀ
+        return self.scale * (self.times_z(x @ self.A.mT) @ self.B.mT)  # scale · ((x Aᵀ) ⊙ z) Bᵀ
 
     def times_z(self, a: Tensor) -> Tensor:
         """Z times every vector in rank space: (b, t, r) -> (b, t, r)."""
@@ -82,7 +85,10 @@ class LowRank:
         return A, B
 
     def take(self, index: Tensor) -> "LowRank":
-        """The update whose row i is row index[i] of this one; what all rows share stays shared."""
+        """The update whose row i is row index[i] of this one; what all rows share stays shared.
+
+        Zhyper.adapt makes so of an update for few texts one for the many rows that are under them.
+        """
         A = self.A[index] if self.A.dim() == 3 else self.A
         B = self.B[index] if self.B.dim() == 3 else self.B
         z = None if self.z is None else self.z[index]
@@ -101,25 +107,48 @@ Adapter = dict[tuple[int, str], LowRank]  # {site: update}: the Updates that a G
 
 
 class Trunk(nn.Module):
-    """What every trunk is: a network from c to features of every site.
+    """What every trunk is: a network from a text's embeddings to features of every site.
 
     To add one, write a subclass and give it a name in TRUNKS below. Its `__init__` takes what this
-    one takes; its `forward` turns c (b, d_text) into features (b, l, m, f) for b texts, l adapted
-    layers and m modules; and its `features` is the number f, for which heads are built.
+    one takes. `reads_statements` says in which parts a text is embedded: statement by statement or
+    whole. `read` turns the embeddings of parts, (n, d_text), into (n, d_c). Zhyper.embed adds up
+    what was read of a text's parts, over the root of their number: c, (b, d_c). `forward` turns c
+    into features (b, l, m, f) for b texts, l adapted layers and m modules. `features` is the number
+    f, for which heads are built.
     """
 
     features: int
+    reads_statements = False
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):  # layers: the adapted ones
         super().__init__()
-        # (c - mean) / std. In training these are of the batch, later of what training has seen.
-        # differs from the paper, which takes c as it is: a fresh encoder embeds all texts almost
+        self.noise = config.noise
+        # (e - mean) / std, each of the batch's embeddings in training, later their running average.
+        # differs from the paper, which takes e as it is: a fresh encoder embeds all texts almost
         # alike.
         self.standardise = nn.BatchNorm1d(d_text, affine=False)
 
+    def standardised(self, e: Tensor) -> Tensor:
+        """The embeddings (n, d_text) standardised, in training with noise on them."""
+        e = self.standardise(e)
+        if self.training:
+            e = e + self.noise * torch.randn_like(e)
+        return e
+
+    def read(self, e: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, c: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 class GatedTrunk(Trunk):
-    """Ours: u = SiLU(Linear(LayerNorm(Linear(c)))), c standardised; a site's features are gate · u.
+    """Ours: of each statement SiLU(Linear(LayerNorm(Linear(e)))), and of their sum c gate[l,m] · c.
+
+    differs from the paper, which embeds the text whole. The mean of embeddings says which words a
+    text has, and not which belong together: "it backed A, it opposed B" and "it backed B, it
+    opposed A" have the same one. Each statement alone goes through the nonlinearity here, and the
+    sum is taken after it (Deep Sets, arXiv 1703.06114; deep averaging network, Iyyer 2015).
 
     differs from the paper, which concatenates site and text and leaves it to an MLP to learn how
     the one changes what is done with the other. Here the site multiplies the text from the start.
@@ -128,16 +157,22 @@ class GatedTrunk(Trunk):
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__(config, layers, d_text)
         self.features = config.features
-        narrow = 64  # so that the layers before the gate have few parameters
+        self.reads_statements = config.reading == "statements"
+        narrow = config.narrow  # so that the layers before the gate have few parameters
         self.text = nn.Sequential(
-            nn.Linear(d_text, narrow), nn.LayerNorm(narrow), nn.Linear(narrow, self.features)
+            nn.Linear(d_text, narrow),
+            nn.LayerNorm(narrow),
+            nn.Linear(narrow, self.features),
         )
         self.gate = nn.Parameter(torch.randn(layers, len(config.modules), self.features))
 
+    def read(self, e: Tensor) -> Tensor:
+        """(n, d_text) -> (n, f)"""
+        return F.silu(self.text(self.standardised(e)))
+
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> (b, l, m, f)"""
-        u = F.silu(self.text(self.standardise(c)))  # (b, f)
-        return self.gate * u[:, None, None]  # (l, m, f) · (b, 1, 1, f): gate[l,m] ⊙ u
+        """(b, f) -> (b, l, m, f)"""
+        return self.gate * c[:, None, None]  # (l, m, f) · (b, 1, 1, f): gate[l,m] ⊙ c
 
 
 class PaperTrunk(Trunk):
@@ -152,7 +187,7 @@ class PaperTrunk(Trunk):
         latent = self.latent
         dropout = nn.Dropout(self.dropout)
 
-        def mlp(d_out: int) -> nn.Sequential:
+        def mlp(d_out: int) -> nn.Sequential:  # its last SiLU is as in the authors' code
             up = nn.Linear(latent, 4 * latent)
             down = nn.Linear(4 * latent, d_out)
             return nn.Sequential(up, nn.SiLU(), dropout, down, nn.SiLU())
@@ -169,14 +204,17 @@ class PaperTrunk(Trunk):
         self.blocks = nn.ModuleList(residual_block() for _ in range(2))
         self.out = nn.Sequential(nn.LayerNorm(latent), mlp(self.features))
 
+    def read(self, e: Tensor) -> Tensor:
+        """(n, d_text) -> (n, latent/2)"""
+        return self.text(self.standardised(e))
+
     def forward(self, c: Tensor) -> Tensor:
-        """(b, d_text) -> (b, l, m, f)"""
-        text = self.text(self.standardise(c))  # (b, latent/2)
+        """(b, latent/2) -> (b, l, m, f)"""
         depth = self.depth_norm(self.depth.weight)  # (l, latent/4)
         module = self.module_norm(self.module.weight)  # (m, latent/4)
-        # every text with every layer and every module; expand: -1 keeps the width of each
-        size = (len(c), len(depth), len(module), -1)
-        text = text[:, None, None].expand(size)  # (b, l, m, latent/2)
+        # every text with every layer and every module; -1 keeps the width of each
+        size = (len(c), len(depth), len(module), -1)  # (b, l, m, …)
+        text = c[:, None, None].expand(size)  # (b, l, m, latent/2)
         depth = depth[None, :, None].expand(size)  # (b, l, m, latent/4)
         module = module[None, None].expand(size)
         x = torch.cat([text, depth, module], dim=-1)  # (b, l, m, latent)
@@ -206,7 +244,7 @@ class Hypernetwork(nn.Module):
         config: HyperConfig,
         layers: int,  # how many are adapted: those from config.lowest_layer to the top
         shapes: Mapping[str, tuple[int, int]],  # {module: (d_in, d_out)}: ModelConfig.shapes
-        d_text: int,  # the width of c
+        d_text: int,  # the width of an embedding
     ):
         super().__init__()
         self.config = config
@@ -222,7 +260,7 @@ class Hypernetwork(nn.Module):
         raise NotImplementedError
 
     def take_backbone(self, backbone: nn.Module) -> None:
-        """Called once with the frozen GPT, for a subclass that needs its weights."""
+        """Called once with the GPT, for a subclass that reads its weights."""
 
     def sites(self) -> list[tuple[int, str]]:
         """(layer, module) of every adapted weight, layer by layer."""
@@ -291,12 +329,12 @@ class ZhyperDiag(StaticLoRA):
         # training first learns one adapter for all of them and rarely escapes that solution.
         # A number of z is a sum of f products weight · feature. So std(weight) = spread/√f makes
         # std(z) = spread · std(features). At the start the gated trunk's features have a std of
-        # about 0.3 (measured), so std(z) is 8 · 0.3 = 2.4. The paper's trunk has less.
+        # about 0.3 (measured), so std(z) is 8 · 0.3 = 2.4.
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)
         std = self.spread / self.trunk.features**0.5
-        if len(size) == 2:  # a square: r of its numbers are summed where Z meets A x
+        if len(size) == 2:  # a square: each number of Z a is a sum of r products, not one
             std = std / config.rank**0.5
         self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
         self.head_bias = nn.Parameter(torch.zeros(modules, outputs))
@@ -330,8 +368,8 @@ class TextToLoRA(Hypernetwork):
             head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
             A = init_A(config.rank, d_in)
             B = torch.zeros(d_out, config.rank)
-            # its authors' start: at step 0 all texts have the LoRA of the bias, whose B is 0. The
-            # gradient of the weight contains the features, so from step 1 on they differ.
+            # its authors' start, unlike Zhyper's the same for all texts: the LoRA of the bias, with
+            # B = 0. The gradient of the weight contains the features, so after a step texts differ.
             nn.init.zeros_(head.weight)
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head

@@ -1,7 +1,7 @@
 """The two networks that everything else stands on: a decoder and a sentence encoder.
 
     ids -> GPT(ids, updates) -> logits            the language model, frozen once it is pretrained
-    ids -> Encoder(ids, mask) -> c                one embedding for a whole description
+    ids -> Encoder(ids, mask) -> e                an embedding of a statement, or of a whole text
 
 The decoder is built of Llama's and Mistral's blocks, the encoder of BERT's. Therefore each of them
 can be small and trained from nothing, or have the weights of a real model (`from_pretrained`).
@@ -13,7 +13,7 @@ disturb each other.
 
 Letters for shapes, here and in the other files:
     b batch (rows or texts)   t tokens   d width   h heads   s size of a head, d / h   r rank
-    l layer   m module   f width of a trunk's features   k positions of a row that are predicted
+    l layer   m module   f width of a trunk's features   p positions of a row that are computed
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.pretrained import read_bert, read_llama
+from data.pretrained import read_bert, read_llama  # a real model's sizes and weights
 
 # the linear layers of one block, by their usual names
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -66,7 +66,7 @@ class ModelConfig:
     eps: float = 1e-5  # of the norms
     theta: float = 10_000.0  # the base of the rotary angles
     tied: bool = True  # whether the output head is the token embedding again
-    eos: tuple[int, ...] = (1,)  # tokens that end a text; training appends the first
+    eos: tuple[int, ...] = (1,)  # tokens that end a text; a real model may have several
 
     @property
     def head_size(self) -> int:
@@ -101,15 +101,14 @@ class Linear(nn.Linear):
 def rotary(t: int, head_size: int, theta: float, device: torch.device) -> Tensor:
     """cos and sin, (2, t, s), of the angles by which a head's numbers turn at t positions.
 
-    Numbers i and i + s/2 of a query or a key are taken as a point of a plane, which turns by an
-    angle that grows with the position. The product of a query and a key then depends on how far
-    apart they are (RoFormer, arXiv 2104.09864).
+    Numbers i and i + s/2 of a query or a key are the two coordinates of a point. At position n it
+    is turned by the angle n · theta^(-2i/s). The product of a query and a key then depends on how
+    far apart they are (RoFormer, arXiv 2104.09864).
     """
-    positions = torch.arange(t, device=device).float()
-    twice_i = torch.arange(0, head_size, 2, device=device).float()  # (s/2,)
-    speed = theta ** (-twice_i / head_size)
-    angle = positions[:, None] * speed  # (t, s/2)
-    angle = torch.cat([angle, angle], dim=-1)  # i turns with i + s/2, as in Hugging Face's files
+    n = torch.arange(t, device=device).float()
+    i = torch.arange(head_size // 2, device=device).float()
+    angle = n[:, None] * theta ** (-2 * i / head_size)  # (t, s/2)
+    angle = torch.cat([angle, angle], dim=-1)  # (t, s): number i + s/2 turns as i does
     return torch.stack([angle.cos(), angle.sin()])
 
 
@@ -140,7 +139,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """(b, t, d) -> (b, t, d). `rope` (2, t, s) is what `rotary` makes.
 
-        Given `positions` (b, k), the result is only computed there: (b, k, d).
+        The last layer may be given `positions` (b, p), those of each row whose result is wanted:
+        then only these are computed, (b, p, d).
         """
 
         def linear(module: str, x: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class Block(nn.Module):
         y = y.transpose(1, 2).flatten(2)  # (b, t, d)
         if positions is not None:  # from here on no token looks at another
             row = torch.arange(len(x), device=x.device)[:, None]  # (b, 1)
-            x = x[row, positions]  # (b, k, d)
+            x = x[row, positions]  # (b, p, d): of row i those at positions[i]
             y = y[row, positions]
         x = x + linear("o", y)
         y = self.post_attention_layernorm(x)
@@ -200,9 +200,9 @@ class GPT(nn.Module):
         end: int | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """The hidden states (b, t, d) after layers[start:end], from those before, (b, t, d).
+        """The hidden states (b, t, d) after layers[start:end], one or more, from those before.
 
-        Given `positions` (b, k), the last of these layers computes only those: (b, k, d).
+        Given `positions` (b, p), the last of these layers computes only those: (b, p, d).
         """
         rope = rotary(x.shape[1], self.config.head_size, self.config.theta, x.device)
         *lower, last = self.layers[start:end]
@@ -245,8 +245,8 @@ class EncoderConfig:
     width: int
     inner: int  # the width inside the MLP
     eps: float = 1e-5  # of the norms
-    first_token: bool = False  # whether c is the state of the first token, not the mean of all
-    normalize: bool = False  # whether c is scaled to length 1
+    first_token: bool = False  # whether the first token's state is taken, not the mean of all
+    normalize: bool = False  # whether the embedding is scaled to length 1
 
 
 class EncoderBlock(nn.Module):
@@ -275,11 +275,10 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """BERT, and one embedding made of its hidden states.
+    """BERT, and one embedding of a text made of its hidden states.
 
-    The LayerNorms, on the embeddings and behind each half of a block, are what lets it learn
-    quickly from nothing. At first the embeddings of different texts differ little; without the
-    LayerNorms they would hardly differ at all.
+    Without a block it is the mean of word embeddings, each with its position and a LayerNorm. (In a
+    real BERT the embedding of token type 0 is a part of `position`: see data/pretrained.py.)
     """
 
     pretrained_name: str | None = None  # the folder or hub name, if it has a real model's weights
@@ -294,19 +293,19 @@ class Encoder(nn.Module):
         self.apply(init_weights)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """c of each text, (b, d), from ids (b, t) and mask (b, t), true where there is a token."""
+        """One embedding a text, (b, d), from ids (b, t) and mask (b, t), false at padding."""
         x = self.word(ids) + self.position.weight[: ids.shape[1]]  # (b, t, d)
         x = self.norm(x)
         for block in self.blocks:
             x = block(x, mask[:, None, None])  # (b, t) -> (b, 1, 1, t)
         if self.config.first_token:
-            c = x[:, 0]  # (b, d)
+            e = x[:, 0]  # (b, d)
         else:
             total = (x * mask[:, :, None]).sum(1)
-            c = total / mask.sum(1, keepdim=True)  # the mean; padding does not count
+            e = total / mask.sum(1, keepdim=True)  # the mean; padding does not count
         if self.config.normalize:
-            c = F.normalize(c, dim=-1)
-        return c
+            e = F.normalize(e, dim=-1)
+        return e
 
     @classmethod
     def from_pretrained(cls, name: str) -> "Encoder":
@@ -322,10 +321,11 @@ def with_weights(
     name: str,
 ):
     """A network with these weights. Raises ValueError if they are not exactly its own."""
-    with torch.device("meta"):  # it takes over the tensors, so it needs no memory of its own
+    with torch.device("meta"):  # parameters without memory
         network = kind(config)
     try:
-        network.load_state_dict(weights, assign=True)  # compares all names and shapes
+        # assign: the tensors become its parameters; all names and shapes are compared
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{name} is incomplete or not built here: {reason}") from None

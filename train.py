@@ -36,7 +36,7 @@ from data.pretrained import read_tokenizer
 from data.tokenizer import encode, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig
-from zhyper import DEVICES, Zhyper, run_command, write_file
+from zhyper import DEVICES, Zhyper, run_command, words_of, write_file
 
 BLOCK_SIZE = 256  # the longest text of the small networks, in tokens
 HEADS = 4  # of their attention
@@ -61,21 +61,21 @@ class Config:
 
     data: str = option("cultures", "cultures, votes, atlas, or a file.jsonl of your own records")
     data_path: str | None = option(None, "the folder of the atlas, if it is not to be downloaded")
-    contexts: int | None = option(None, "how many contexts to train on; the data set's own number")
-    stated: int | None = option(None, "how much a description of cultures states; 4")
-    wording: str | None = option(None, "verbs: descriptions of votes put a verb beside each topic")
-    seed: int = option(0, "of everything random")
+    contexts: int | None = option(None, "how many contexts to train on; None: the data set's own")
+    stated: int | None = option(None, "how much a description of cultures states; None: 4")
+    wording: str | None = option(None, "of votes: verbs, plain, or None for both (see votes.py)")
+    seed: int = option(0, "the start of everything random")
     device: str = option(DEVICES[0], f"of this machine's: {', '.join(DEVICES)}")
 
     backbone: str | None = option(None, "a pretrained Llama: its folder, or its name on the hub")
     layers: int = option(4, "of the small backbone")
     width: int = option(128, "of the small backbone and the small encoder")
-    vocab_size: int = option(1024, "of their tokenizer")
-    pretrain_steps: int = option(350, "of the small backbone")
+    vocab_size: int = option(2048, "of their tokenizer")
+    pretrain_steps: int = option(250, "of the small backbone")
     pretrain_lr: float = option(4e-3, "its peak learning rate")
 
     encoder: str | None = option(None, "a pretrained BERT, which stays frozen: its folder or name")
-    encoder_layers: int = option(2, "of the small encoder")
+    encoder_layers: int = option(0, "of attention, of the small encoder")
 
     kind: str | None = None  # a key of hyper.HYPERNETWORKS; None: nothing is trained
     description_in_prompt: bool = False  # the backbone reads the description before the question
@@ -85,17 +85,22 @@ class Config:
     lowest_layer: int = option(2, "the lowest adapted layer: what is below is computed only once")
     trunk: str = option("gated", f"{' or '.join(TRUNKS)}")
     features: int = option(224, "width of the gated trunk's features")
+    narrow: int = option(64, "width of the layer before them")
+    reading: str = option("statements", "of the gated trunk: statements, or text for whole texts")
+    noise: float = option(0.0, "added in training to standardised embeddings: its std")
 
-    steps: int = option(600, "of training")
-    lr: float = option(2e-3, "peak learning rate; three times that for A and B")
-    lr_scale: float = option(1.0, "a factor on it, by which a preset suits all methods")
+    steps: int = option(1000, "of training")
+    lr: float = option(2e-3, "peak learning rate; three times that for A, B and the small encoder")
+    # each method has a rate of its own, and a preset scales all of them
+    lr_scale: float = option(1.0, "a factor on lr; 1 if lr is given")
     descriptions_per_step: int = option(32, "how many descriptions a step reads")
     questions_per_description: int = option(4, "how many questions it asks about each, at most")
-    evaluate: int | None = option(None, "how many records of a split are evaluated, the first; all")
+    evaluate: int | None = option(None, "how many records of a split are evaluated; None: all")
 
     def __post_init__(self):
         check_choice("kind", self.kind, [None, *HYPERNETWORKS])
         check_choice("trunk", self.trunk, TRUNKS)
+        check_choice("reading", self.reading, ["statements", "text"])
         check_choice("device", self.device, DEVICES)
         modules = self.modules.split(",")
         for module in modules:
@@ -105,19 +110,23 @@ class Config:
         if self.width % (2 * HEADS):  # rotary positions take the numbers of a head in pairs
             raise ValueError(f"width is {self.width}: choose a multiple of {2 * HEADS}")
         counts = ("layers", "width", "rank", "scale", "steps", "lr", "pretrain_steps", "evaluate")
-        for name in (*counts, "descriptions_per_step", "questions_per_description"):
+        for name in (*counts, "features", "narrow", "vocab_size", "questions_per_description"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}: it must be more than 0")
+        if self.descriptions_per_step < 2:  # they are standardised over the batch
+            raise ValueError(
+                f"descriptions_per_step is {self.descriptions_per_step}: choose 2 or more"
+            )
 
 
 def check_choice(what: str, name: str, known) -> None:
     """Raise ValueError, which says what is known, if `name` is not."""
     if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
+        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(map(str, known))}")
 
 
-METHODS = {
+METHODS = {  # ranks and rates are those that suit each best; Zhyper's higher ranks cost little
     "frozen": {},
     "prompt": {"description_in_prompt": True},
     "lora": {"kind": "lora", "rank": 8},
@@ -134,9 +143,9 @@ PRESETS = {
     "default": {},
     # fewer cultures, which can be learned by heart, and more that is stated at once
     "hard": {"contexts": 64, "stated": 6},
-    "atlas": {"steps": 800},
-    # at 2e-3, zhyper-diag's own rate, the loss of votes stays high until the rate falls
-    "votes": {"steps": 800, "lr_scale": 0.5},
+    # at half of the methods' own rates the loss of votes stays high until the rate falls
+    "votes": {"steps": 1600, "lr_scale": 0.25},
+    "atlas": {"lr_scale": 0.5},
     # One layer and few tokens a step: what it learns in half a minute tells whether all works.
     # Most of that is pretraining, since only a backbone that can answer can be adapted.
     "smoke": {
@@ -144,11 +153,17 @@ PRESETS = {
         "width": 64,
         "pretrain_steps": 300,
         "pretrain_lr": 1e-2,
-        "encoder_layers": 1,
         "lowest_layer": 0,
         "steps": 100,
         "lr_scale": 2.0,
         "evaluate": 64,
+    },
+    # the small backbone with a pretrained encoder, which understands words that training never had
+    "words": {
+        "encoder": "sentence-transformers/all-MiniLM-L6-v2",
+        "noise": 0.3,
+        "narrow": 128,
+        "steps": 1500,
     },
     "real": {
         "backbone": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -169,7 +184,7 @@ def configure(method: str, preset: str, given: dict) -> Config:
     check_choice("preset", preset, PRESETS)
     changes = PRESETS[preset] | METHODS[method] | given
     if "lr" in given:
-        changes["lr_scale"] = 1.0  # a rate that is given is meant as it is
+        changes["lr_scale"] = 1.0
     return Config(**changes)
 
 
@@ -186,15 +201,22 @@ def learning_rate(step: int, steps: int, warmup: int = 50) -> float:
 
 
 def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
-    """What is trained, with the peak rate of each."""
-    shared = []  # the A and B of all texts
-    others = []
+    """What is trained, with the peak rate of each.
+
+    The A and B of all texts and the encoder learn three times as fast as trunk and heads. (LoRA+,
+    arXiv 2402.12354, raises the rate of B. A small encoder is mostly word embeddings, of which a
+    step meets few.)
+    """
+    fast = []
+    slow = []
     for name, weight in system.named_parameters():
-        if weight.requires_grad:
-            is_shared = name.startswith(("hypernetwork.A.", "hypernetwork.B."))
-            (shared if is_shared else others).append(weight)
-    # LoRA+ (arXiv 2402.12354) raises the rate of B; here A has it, too
-    groups = [{"params": others, "peak": lr}, {"params": shared, "peak": 3 * lr}]
+        if not weight.requires_grad:
+            continue
+        if name.startswith(("hypernetwork.A.", "hypernetwork.B.", "encoder.")):
+            fast.append(weight)
+        else:
+            slow.append(weight)
+    groups = [{"params": slow, "peak": lr}, {"params": fast, "peak": 3 * lr}]
     return [group for group in groups if group["params"]]
 
 
@@ -225,7 +247,8 @@ def train_loop(
         curve = training["curve"]
     losses = []
     start = time.perf_counter()
-    bar = tqdm(islice(batches, done, steps), path.stem, steps, initial=done)
+    batches = islice(batches, done, steps)  # without those that are done
+    bar = tqdm(batches, desc=path.stem, total=steps, initial=done)
     for step, (rows, descriptions) in enumerate(bar, start=done + 1):
         # 1. what is random in a step, as dropout, depends on its number alone
         torch.manual_seed(seed + step)
@@ -241,30 +264,39 @@ def train_loop(
         # 4. step
         optimizer.step()
         losses.append(loss.detach())  # fetched from a GPU only when it is needed
-        if step % LOG_EVERY and step < steps:
-            continue
         # 5. log, and write a checkpoint
-        mean_loss = torch.stack(losses).mean().item()
-        if not math.isfinite(mean_loss):
-            raise ValueError(f"{path.stem}: the loss is {mean_loss} at step {step}: lower --lr")
-        seconds += time.perf_counter() - start
-        curve.append([step, mean_loss])
-        say(f"{path.stem}: step {step}, loss {mean_loss:.4f}, {seconds:.0f} seconds")
-        training = {"done": step, "seconds": seconds, "curve": curve}
-        system.save(path, training | {"optimizer": optimizer.state_dict()})
-        losses = []
-        start = time.perf_counter()
+        if step % LOG_EVERY == 0 or step == steps:
+            mean_loss = torch.stack(losses).mean().item()
+            if not math.isfinite(mean_loss):
+                raise ValueError(
+                    f"{path.stem}: the loss is {mean_loss} at step {step}: lower its rate"
+                )
+            seconds += time.perf_counter() - start
+            curve.append([step, mean_loss])
+            say(f"{path.stem}: step {step}, loss {mean_loss:.4f}, {seconds:.0f} seconds")
+            training = {"done": step, "seconds": seconds, "curve": curve}
+            system.save(path, training | {"optimizer": optimizer.state_dict()})
+            losses = []
+            start = time.perf_counter()
     return {"steps": steps, "seconds": seconds, "curve": curve}
 
 
 def pretrain(
-    path: Path, system: Zhyper, documents: Sequence[str], config: Config, training: dict | None
+    path: Path,
+    system: Zhyper,
+    documents: Sequence[str],
+    config: Config,
+    training: dict | None,
 ) -> dict:
-    """Teach the backbone to write the documents, packed into full rows; then freeze it for good."""
-    texts = encode(system.tokenizer, documents, "document", goes_on=True)
+    """Teach the backbone to write the documents, packed into full rows; then freeze it for good.
+
+    It learns through `Zhyper.forward`, like all methods, but without descriptions and so without
+    updates.
+    """
+    texts = encode(system.tokenizer, documents, "document", no_end=True)
     eos = system.backbone.config.eos[0]
     packed = pack(texts, eos, PRETRAIN_ROWS, PRETRAIN_TOKENS, config.seed)
-    batches = ((rows, None) for rows in packed)  # without descriptions
+    batches = ((rows, None) for rows in packed)
     system.backbone.requires_grad_(True)
     lr = config.pretrain_lr
     steps = config.pretrain_steps
@@ -274,50 +306,54 @@ def pretrain(
 
 
 class Encoded(NamedTuple):
-    """Records as rows of token ids. Many records have the same question and answer, and one row."""
+    """Records as token ids. Records with the same question and answer share a row."""
 
     rows: Rows
     row_of: list[int]  # of each record
     descriptions: list[str] | None  # of each record
 
     def take(self, index: Sequence[int]) -> tuple[Rows, list[str] | None]:
-        """The batch of the records at `index`."""
-        descriptions = None
-        if self.descriptions is not None:
-            descriptions = [self.descriptions[i] for i in index]
-        return self.rows.take([self.row_of[i] for i in index]), descriptions
+        """The batch of the records at `index`: a row and a description for each."""
+        rows = self.rows.take([self.row_of[i] for i in index])
+        if self.descriptions is None:
+            return rows, None
+        return rows, [self.descriptions[i] for i in index]
 
 
 def encode_records(
     system: Zhyper, records: Sequence[Record], descriptions: Sequence[str] | None
 ) -> Encoded:
-    """The records as the system reads them, each under its description; under None all frozen.
+    """The records as the system reads them, each under its description; None: under no text.
 
     Raises ValueError for the first text that is too long, empty or cannot be read.
     """
     if system.encoder and descriptions:
-        system.encode_descriptions(list(dict.fromkeys(descriptions)))
-    texts = []  # what makes a row
-    for i, record in enumerate(records):
-        in_prompt = descriptions[i] if descriptions and system.description_in_prompt else None
-        texts.append((record.question, record.answer, in_prompt))
-    number = {}  # {text: which row}
-    for text in texts:
-        number.setdefault(text, len(number))
-    questions, answers, in_prompt = zip(*number, strict=True)  # one for each row
-    in_prompt = None if in_prompt[0] is None else in_prompt
-    rows = system.encode_rows(questions, answers, in_prompt)
-    return Encoded(rows, [number[text] for text in texts], descriptions)
+        parts = dict.fromkeys(part for text in descriptions for part in system.parts_of(text))
+        system.encode_parts(list(parts))  # it is encoded again in training: this raises the error
+    prompts = system.prompts([record.question for record in records], descriptions)
+    answers = [record.answer for record in records]
+    pairs = list(zip(prompts, answers, strict=True))
+    number = {}  # {(prompt, answer): which row}
+    for pair in pairs:
+        number.setdefault(pair, len(number))
+    distinct_prompts, distinct_answers = zip(*number, strict=True)
+    rows = system.encode_rows(distinct_prompts, distinct_answers)
+    return Encoded(rows, [number[pair] for pair in pairs], descriptions)
 
 
 def fit(
-    path: Path, system: Zhyper, data: Data, encoded: Encoded, config: Config, training: dict | None
+    path: Path,
+    system: Zhyper,
+    data: Data,
+    encoded: Encoded,
+    config: Config,
+    training: dict | None,
 ) -> dict:
     """Train hypernetwork and encoder, unless that is frozen, on the loss of answers."""
     encoded = encoded._replace(rows=system.with_hidden_states(encoded.rows))
     counts = config.descriptions_per_step, config.questions_per_description
-    drawn = draw(data.split("train"), *counts, config.seed)  # of each step indices of records
-    batches = (encoded.take(index) for index in drawn)
+    drawn = draw(data.split("train"), *counts, config.seed)
+    batches = (encoded.take(index) for index in drawn)  # index: of the records of one step
     lr = config.lr * config.lr_scale
     return train_loop(path, system.train(), lr, config.steps, batches, config.seed, training)
 
@@ -340,24 +376,34 @@ def score_records(system: Zhyper, records: Encoded) -> tuple[Tensor, Tensor]:
 
 
 def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[str]:
-    """For each record the description of another one, under which its answer would be another.
+    """For each record the description of another one, which has another answer.
 
-    It has the same question, if one of fifty that are drawn with that question has another answer;
-    else it is any record. Raises ValueError if no record has another answer.
+    It has the same question, if any such record has another answer; else it is any description but
+    its own. Raises ValueError if all descriptions are the same.
     """
-    of_question = defaultdict(list)
+    texts_of = defaultdict(lambda: defaultdict(list))  # {question: {answer: descriptions}}
     for record in records:
-        of_question[record.question].append(record)
+        texts_of[record.question][record.answer].append(record.description)
+    all_texts = list(dict.fromkeys(record.description for record in records))
+    if len(all_texts) < 2:
+        problem = f"all records of {records[0].split!r} have one description"
+        raise ValueError(f"{problem}: add another to swap with")
+    answers_of = {question: list(texts) for question, texts in texts_of.items()}
     chosen = []
     for record in records:
-        drawn = rng.choices(of_question[record.question], k=50) + rng.choices(records, k=50)
-        texts = [other.description for other in drawn if other.answer != record.answer]
-        others = [text for text in texts if text != record.description]
-        if not others:
-            problem = f"no other description of {record.split!r} has another answer than"
-            raise ValueError(f"{problem} {record.answer!r}: add one to swap with")
-        chosen.append(others[0])
+        answers = answers_of[record.question]
+        if len(answers) > 1:
+            answer = draw_other(rng, answers, record.answer)
+            chosen.append(rng.choice(texts_of[record.question][answer]))
+        else:
+            chosen.append(draw_other(rng, all_texts, record.description))
     return chosen
+
+
+def draw_other(rng: random.Random, items: Sequence[str], item: str) -> str:
+    """One of several different items that is not `item`, each as likely."""
+    drawn = rng.choice(items[:-1])
+    return items[-1] if drawn == item else drawn
 
 
 def random_text(rng: random.Random) -> str:
@@ -430,7 +476,7 @@ def table(results: dict) -> str:
         lines.append([name] + [f"{row.get(name, 0):,.0f}" for row in rows.values()])
     for name in splits:
         found = [row["accuracy"].get(name) for row in rows.values()]
-        # z: no -0.000
+        # the z in the format prints -0.000 as 0.000
         lines.append([name] + ["" if number is None else f"{number:z.3f}" for number in found])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -443,34 +489,35 @@ def say(text: str) -> None:
 
 
 def read_data(config: Config) -> Data:
-    """The data, and lines that say what there is of it, and what stands where it should not."""
-    options = ("data_path", "contexts", "stated", "wording")
-    data = load(config.data, config.seed, **{name: getattr(config, name) for name in options})
+    """The data, and lines that say what there is of it, and if evaluated records were trained."""
+    names = ("data_path", "contexts", "stated", "wording")
+    options = {name: getattr(config, name) for name in names}
+    data = load(config.data, config.seed, **options)
     train = data.split("train")
-    trained = {record.context for record in train}
-    trained |= {(record.description, record.question) for record in train}
+    trained_contexts = {record.context for record in train}
+    trained_texts = {(record.description, record.question) for record in train}
     for split in SPLITS:
         records = data.split(split)
         if records:
             contexts = {record.context for record in records}
             say(f"{data.name}, {split}: {len(records)} records of {len(contexts)} contexts")
         if split in ("unseen", "ood"):
-            for record in records:
-                if trained & {record.context, (record.description, record.question)}:
-                    problem = f"{record.context!r} or its description is in train, too"
-                    say(f"{data.name}, {split}: {problem}, so this is no test")
-                    break
+            known = [r for r in records if r.context in trained_contexts]
+            known += [r for r in records if (r.description, r.question) in trained_texts]
+            if known:
+                problem = f"{known[0].context!r} or its description is in train, too"
+                say(f"{data.name}, {split}: {problem}, so this is no test")
     return data
 
 
 def build_base(data: Data, config: Config) -> Zhyper:
     """What all methods start from: a real model, or a tokenizer and a fresh backbone."""
     torch.manual_seed(config.seed)
+    descriptions = dict.fromkeys(record.description for record in data.split("train"))
     if config.backbone:
         backbone = GPT.from_pretrained(config.backbone)
         tokenizer = read_tokenizer(config.backbone, backbone.config.vocab_size)
     else:
-        descriptions = dict.fromkeys(record.description for record in data.split("train"))
         tokenizer = train_tokenizer([*data.documents, *descriptions], config.vocab_size)
         sizes = ModelConfig(
             vocab_size=tokenizer.get_vocab_size(),
@@ -482,7 +529,8 @@ def build_base(data: Data, config: Config) -> Zhyper:
             inner=11 * config.width // 4,
         )
         backbone = GPT(sizes)
-    return Zhyper(tokenizer, backbone).to(config.device)
+    words = sorted({word for text in descriptions for word in words_of(text)})
+    return Zhyper(tokenizer, backbone, trained_words=words).to(config.device)
 
 
 def build_system(base: Zhyper, config: Config) -> Zhyper:
@@ -505,6 +553,7 @@ def build_system(base: Zhyper, config: Config) -> Zhyper:
             )
             parts = {"encoder": Encoder(sizes)}
     parts["description_in_prompt"] = config.description_in_prompt
+    parts["trained_words"] = base.trained_words
     system = Zhyper(base.tokenizer, base.backbone, **parts)
     if config.kind:
         sizes = HyperConfig(
@@ -515,13 +564,16 @@ def build_system(base: Zhyper, config: Config) -> Zhyper:
             lowest_layer=config.lowest_layer,
             trunk=config.trunk,
             features=config.features,
+            narrow=config.narrow,
+            reading=config.reading,
+            noise=config.noise,
         )
         system.add_hypernetwork(sizes)
     return system.to(config.device)
 
 
 def encode_data(system: Zhyper, data: Data, config: Config) -> dict[str, Encoded]:
-    """Everything that a method will read: {"train", a split or a control: its records}."""
+    """Everything that a method will read: {"train" or a split or a control: its records}."""
     encoded = {}
     if system.hypernetwork:
         records = data.split("train")
@@ -561,39 +613,40 @@ def go_on(folder: Path, results: dict) -> dict:
     configs = {}
     for name in results["methods"]:
         configs[name] = configure(name, results["preset"], results["given"])
-    config = configs[results["methods"][0]]
+    config = configs[results["methods"][0]]  # methods differ in nothing that data and base need
     data = read_data(config)
-    path = folder / "backbone.pt"
+    base_path = folder / "backbone.pt"
     training = None
-    if path.exists():
-        base, training = Zhyper.from_file(path)
+    if base_path.exists():
+        base, training = Zhyper.from_file(base_path)
         base = base.to(config.device)
     else:
         base = build_base(data, config)
-    # Everything is read before anything is trained: a text that is too long is known at once.
+    # Everything is read before anything is trained: a text that is too long is known at once. (All
+    # systems have the very backbone of `base`, so pretraining it is pretraining theirs.)
     systems = {}
     encoded = {}
-    for name in configs:
-        if name in results["rows"]:
-            continue
-        systems[name] = build_system(base, configs[name])
-        encoded[name] = encode_data(systems[name], data, configs[name])
+    for name, method_config in configs.items():
+        if name not in results["rows"]:
+            systems[name] = build_system(base, method_config)
+            encoded[name] = encode_data(systems[name], data, method_config)
 
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder, results)
     if not base.backbone.pretrained_name and "pretrain" not in results:
-        results["pretrain"] = pretrain(path, base, data.documents, config, training)
-        base.save(path)
+        results["pretrain"] = pretrain(base_path, base, data.documents, config, training)
         write_results(folder, results)
-    for name in systems:
+        base.save(base_path)
+    for name, system in systems.items():
         path = folder / f"{name}.pt"
         training = None
         if path.exists():
-            saved, training = Zhyper.from_file(path)
-            systems[name] = saved.to(config.device)
-        row = train_method(path, systems[name], data, encoded[name], configs[name], training)
+            system, training = Zhyper.from_file(path)
+            system = system.to(config.device)
+        row = train_method(path, system, data, encoded[name], configs[name], training)
         results["rows"][name] = row
         write_results(folder, results)
+        system.save(path)  # only now without what training needs to go on
     for name, guesses in data.guesses.items():
         results["rows"][name] = evaluate_guesses(guesses, data, config)
     write_results(folder, results)
@@ -601,17 +654,21 @@ def go_on(folder: Path, results: dict) -> dict:
 
 
 def train_method(
-    path: Path, system: Zhyper, data: Data, encoded: dict, config: Config, training: dict | None
+    path: Path,
+    system: Zhyper,
+    data: Data,
+    encoded: dict,
+    config: Config,
+    training: dict | None,
 ) -> dict:
-    """Train, save and evaluate one method; returns its row of the results."""
+    """Train and evaluate one method; returns its row of the results."""
     row = {}
     for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
         weights = network.parameters() if network else []
         row[column] = sum(weight.numel() for weight in weights if weight.requires_grad)
     if system.hypernetwork:
         row |= fit(path, system, data, encoded["train"], config, training)
-    system.eval().save(path)
-    return row | evaluate(system, encoded)
+    return row | evaluate(system.eval(), encoded)
 
 
 def write_results(folder: Path, results: dict) -> None:
@@ -630,7 +687,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, dict]:
     for setting in fields(Config):
         if "help" not in setting.metadata:
             continue  # METHODS decides it
-        types = get_args(setting.type) or (setting.type,)  # int | None: int
+        types = get_args(setting.type) or (setting.type,)  # of int | None it is int, of str str
         text = f"{setting.metadata['help']} (default: {setting.default})"
         parser.add_argument(f"--{setting.name.replace('_', '-')}", help=text, type=types[0])
     return parser, vars(parser.parse_args())
@@ -641,7 +698,8 @@ def run_or_resume(given: dict) -> None:
     start = time.time()
     if "resume" in given and len(given) > 1:
         problem = "--resume takes all options from the folder"
-        raise ValueError(f"{problem}: leave out --{next(iter(given.keys() - {'resume'}))}")
+        others = [name.replace("_", "-") for name in given if name != "resume"]
+        raise ValueError(f"{problem}: leave out --{others[0]}")
     stopped = given.pop("resume", None)
     data = given.get("data", "cultures")
     preset = given.pop("preset", data if data in PRESETS else "default")

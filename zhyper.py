@@ -1,6 +1,7 @@
 """Zhyper, assembled: a description goes in, an adapted language model comes out.
 
-    description --Encoder--> c --hypernetwork--> {site: update} --frozen GPT--> answer
+    description --cut--> statements --Encoder, trunk--> c --hypernetwork--> {site: update}
+    question --frozen GPT, with an update at each site--> answer
 
 python zhyper.py chat                                            # describe, then ask
 python zhyper.py explain --description "..." --question "..."    # every stage on the way
@@ -9,7 +10,9 @@ python zhyper.py export --description "..." --to FOLDER          # a real model'
 
 import argparse
 import io
+import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,18 +32,19 @@ from data.tokenizer import decode_answer, encode, encode_answers, tokenizer_from
 from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork
 from model import GPT, Encoder, EncoderConfig, ModelConfig
 
-# a text or an embedding c, (b, d_text), for each question; None: the frozen model answers them all
+# a text, or a row of c (b, d_c), for each question; None: the frozen model answers them all
 Descriptions = Sequence[str] | Tensor | None
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
+MOST_STATEMENTS = 64  # of a description
 SHIPPED = "assets/cultures-default"  # the folder of a trained run that comes with the code
 
 
 class Zhyper(nn.Module):
     """A whole system, of whatever method: a frozen GPT, and what adapts it to a text.
 
-    The hypernetwork is one of hyper.HYPERNETWORKS, not only Zhyper's own, and the encoder makes the
-    embeddings that it reads. Without a hypernetwork the GPT stays as it is.
+    The hypernetwork is any of hyper.HYPERNETWORKS, also LoRA's or Text-to-LoRA's, and the encoder
+    makes the embeddings that it reads. Without a hypernetwork the GPT stays as it is.
     """
 
     def __init__(
@@ -49,8 +53,9 @@ class Zhyper(nn.Module):
         backbone: GPT,
         encoder: Encoder | None = None,
         encoder_tokenizer: Tokenizer | None = None,  # None: the backbone's
-        encoder_frozen: bool = False,  # True: each text is embedded once, and its c is kept
+        encoder_frozen: bool = False,  # True: each statement is embedded once and kept
         description_in_prompt: bool = False,  # True: the backbone reads it before the question
+        trained_words: Sequence[str] = (),  # all words of the descriptions of training
     ):
         super().__init__()
         self.tokenizer = tokenizer
@@ -62,7 +67,8 @@ class Zhyper(nn.Module):
         if encoder_frozen:
             encoder.requires_grad_(False)
         self.description_in_prompt = description_in_prompt
-        self.embeddings: dict[str, Tensor] = {}  # {text: c (d_text,)} of a frozen encoder
+        self.trained_words = set(trained_words)
+        self.embeddings: dict[str, Tensor] = {}  # {statement: (d_text,)} of a frozen encoder
 
     @property
     def device(self) -> torch.device:
@@ -87,29 +93,56 @@ class Zhyper(nn.Module):
 
     # ---- from a text to an adapter
 
+    def parts_of(self, description: str) -> list[str]:
+        """What of a text is embedded: each of its statements, or the whole text as the paper does.
+
+        Raises ValueError for a text without a statement, or with too many.
+        """
+        if not self.hypernetwork.trunk.reads_statements:
+            return [description]
+        statements = split_statements(description)
+        if not 0 < len(statements) <= MOST_STATEMENTS:
+            problem = f"the description {description[:40]!r} has {len(statements)} statements"
+            raise ValueError(f"{problem}: write 1 to {MOST_STATEMENTS}")
+        return statements
+
     def embed(self, descriptions: Sequence[str]) -> Tensor:
-        """The embedding c of each description, (b, d_text).
+        """c of each description, (b, d_c): what the trunk reads of its parts, added up.
 
         Raises ValueError for a text that is empty, too long or not known to the tokenizer.
         """
         check_list("descriptions", descriptions)
+        parts = [self.parts_of(text) for text in descriptions]
+        number = {}  # {part: which}; each is embedded once, in however many texts it stands
+        for part in itertools.chain(*parts):
+            number.setdefault(part, len(number))
+        share = torch.zeros(len(parts), len(number))  # (b, n): how each part counts in each text
+        for i, of_text in enumerate(parts):
+            for part in of_text:
+                share[i, number[part]] += 1 / len(of_text) ** 0.5
+        e = self.embed_parts(list(number))  # (n, d_text)
+        return share.to(self.device) @ self.hypernetwork.trunk.read(e)
+
+    def embed_parts(self, parts: Sequence[str]) -> Tensor:
+        """The embedding of each part, (n, d_text); a frozen encoder's are kept."""
         if not self.encoder_frozen:
-            return self.run_encoder(descriptions)
-        new = [text for text in dict.fromkeys(descriptions) if text not in self.embeddings]
+            return self.run_encoder(parts)
+        new = [part for part in parts if part not in self.embeddings]
         if new:
             self.embeddings.update(zip(new, self.run_encoder(new), strict=True))
-        return torch.stack([self.embeddings[text].to(self.device) for text in descriptions])
+        return torch.stack([self.embeddings[part].to(self.device) for part in parts])
 
-    def encode_descriptions(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text; raises ValueError as `embed` does."""
-        return encode(self.encoder_tokenizer, texts, "description", self.encoder.config.block_size)
+    def encode_parts(self, parts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each part; raises ValueError as `embed` does."""
+        what = "statement" if self.hypernetwork.trunk.reads_statements else "description"
+        return encode(self.encoder_tokenizer, parts, what, self.encoder.config.block_size)
 
     def run_encoder(self, texts: Sequence[str]) -> Tensor:
-        """c of each text, (b, d_text), through the encoder."""
-        rows = self.encode_descriptions(texts)
+        """The embedding of each text, (n, d_text)."""
+        rows = self.encode_parts(texts)
         lengths = torch.tensor([len(row) for row in rows])
-        ids = pad(rows)  # (b, t)
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]  # (b, t), false at padding
+        ids = pad(rows)  # (n, t)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]  # (n, t), false at padding
         return self.encoder(ids.to(self.device), mask.to(self.device))
 
     def adapt(self, descriptions: Descriptions) -> Adapter:
@@ -140,6 +173,7 @@ class Zhyper(nn.Module):
         Raises ValueError unless there are questions, and one description for each of them.
         """
         check_list("questions", questions)
+        check_list("descriptions", descriptions)
         count = len(questions) if descriptions is None else len(descriptions)
         if not questions or count != len(questions):
             problem = f"{len(questions)} questions, {count} descriptions"
@@ -152,21 +186,16 @@ class Zhyper(nn.Module):
         pairs = zip(descriptions, prompts, strict=True)
         return [f"{description}\n{prompt}" for description, prompt in pairs]
 
-    def encode_rows(
-        self, questions: Sequence[str], answers: Sequence[str], descriptions: Descriptions
-    ) -> Rows:
+    def encode_rows(self, prompts: Sequence[str], answers: Sequence[str]) -> Rows:
         """What the backbone reads and predicts. Raises ValueError for a text that is too long."""
         config = self.backbone.config
-        prompts = self.prompts(questions, descriptions)
+        # [(ids of a prompt, ids of its answer), ...]
         pairs = encode_answers(self.tokenizer, prompts, answers, config.block_size)
         return join(pairs, config.eos[0])
 
-    def hidden_states(self, rows: Rows) -> Tensor:
-        """What the lowest adapted layer reads, (b, t - 1, d): no description changes it."""
-        if rows.hidden_states is not None:
-            return rows.hidden_states
-        ids = rows.ids[:, :-1].to(self.device)  # (b, t - 1): nothing follows the last token
-        x = self.backbone.embed_tokens(ids)
+    def hidden_states(self, ids: Tensor) -> Tensor:
+        """What the lowest adapted layer reads, (b, t, d), of ids (b, t): no text changes it."""
+        x = self.backbone.embed_tokens(ids.to(self.device))
         if self.lowest_layer:
             x = self.backbone.run_layers(x, {}, end=self.lowest_layer)
         return x
@@ -175,12 +204,12 @@ class Zhyper(nn.Module):
     def with_hidden_states(self, rows: Rows) -> Rows:
         """The rows with their hidden states, computed once for a whole training.
 
-        They are left out where the lowest adapted layer is the first, below which there is only a
-        look-up, and where each row has a description, so that there are too many rows to keep.
+        Not where the lowest adapted layer is the first, below which there is only a look-up, nor
+        where descriptions stand in prompts: there are too many rows then to keep.
         """
         if not self.lowest_layer or self.description_in_prompt:
             return rows
-        parts = [self.hidden_states(rows._replace(ids=ids)) for ids in rows.ids.split(64)]
+        parts = [self.hidden_states(ids) for ids in rows.ids.split(64)]
         return rows._replace(hidden_states=torch.cat(parts))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -192,8 +221,8 @@ class Zhyper(nn.Module):
         logits = self.backbone.logits(x)
         first, *others = self.backbone.config.eos
         if others:
-            together = logits[:, [first, *others]].logsumexp(-1)  # (n,)
-            logits[:, others] = -torch.inf
+            together = logits[:, [first, *others]].logsumexp(-1)  # (n,): of the sum of their exp
+            logits = logits.index_fill(1, torch.tensor(others, device=self.device), -torch.inf)
             logits[:, first] = together
         return logits
 
@@ -204,36 +233,43 @@ class Zhyper(nn.Module):
         exactly this answer; one pass is enough to know.
         """
         adapter = self.adapt(descriptions)
-        x = self.hidden_states(rows)  # (b, t - 1, d)
-        # Of the last layer only the positions that predict something are computed. The token at i
-        # is predicted at i - 1. A prompt of 3 tokens and an answer of 2 with its end token:
-        # start 3, end 6, positions 2 3 4. Rows with shorter answers repeat a position, which
-        # `there` leaves out of the loss.
-        longest = (rows.end - rows.start).max()
-        positions = rows.start[:, None] - 1 + torch.arange(longest)  # (b, k)
-        there = positions < rows.end[:, None] - 1  # (b, k)
-        positions = positions.clamp(max=x.shape[1] - 1)
-        targets = rows.ids.gather(1, positions + 1)[there]  # (n,): of all rows together
-        positions, there, targets = [each.to(self.device) for each in (positions, there, targets)]
+        # The token at i is predicted at i - 1. Of the last layer only the positions that predict an
+        # answer's tokens are computed. Two rows, with E for the end token:
+        #   ids  0 1 2 3 4      start, end    positions    mask
+        #        a b X E -           2, 4        1 2 3     true true false
+        #        a b X Y E           2, 5        1 2 3     true true true
+        most = (rows.end - rows.start).max()
+        positions = rows.start[:, None] - 1 + torch.arange(most)  # (b, p)
+        mask = positions < rows.end[:, None] - 1  # (b, p)
+        positions = positions.clamp(max=rows.ids.shape[1] - 2)  # no row reads its last token
+        targets = rows.ids.gather(1, positions + 1)[mask]  # (n,): the answers' tokens of all rows
+        positions, mask, targets = [each.to(self.device) for each in (positions, mask, targets)]
+        x = rows.hidden_states  # (b, t, d)
+        if x is None:
+            x = self.hidden_states(rows.ids)
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer, positions=positions)
-        logits = self.logits(x[there])  # (b, k, d) -> (n, d) -> (n, vocab_size)
-        loss = torch.zeros(there.shape, device=self.device)  # (b, k)
-        loss[there] = F.cross_entropy(logits, targets, reduction="none")
-        right = torch.ones_like(there)  # (b, k)
-        right[there] = logits.argmax(-1) == targets
+        logits = self.logits(x[mask])  # x (b, p, d), x[mask] (n, d), logits (n, vocab_size)
+        loss = torch.zeros(mask.shape, device=self.device)  # (b, p)
+        loss[mask] = F.cross_entropy(logits, targets, reduction="none")
+        right = torch.ones_like(mask)  # (b, p)
+        right[mask] = logits.argmax(-1) == targets
         return loss.sum(1), right.all(1)
 
     def score(
         self, questions: Sequence[str], answers: Sequence[str], descriptions: Descriptions
     ) -> tuple[Tensor, Tensor]:
         """Loss and exactness of each answer, (b,) each, as `forward` has them."""
-        return self(self.encode_rows(questions, answers, descriptions), descriptions)
+        prompts = self.prompts(questions, descriptions)
+        return self(self.encode_rows(prompts, answers), descriptions)
 
     # ---- from an adapter to an answer
 
     @torch.no_grad()
     def generate(
-        self, questions: Sequence[str], descriptions: Descriptions = None, max_new_tokens: int = 32
+        self,
+        questions: Sequence[str],
+        descriptions: Descriptions = None,
+        max_new_tokens: int = 32,
     ) -> list[str]:
         """The likeliest answer to each question, token by token, each under its own description.
 
@@ -244,7 +280,7 @@ class Zhyper(nn.Module):
         eos = config.eos[0]
         texts = self.prompts(questions, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
-        rows = encode(self.tokenizer, texts, "prompt", longest, goes_on=True)
+        rows = encode(self.tokenizer, texts, "prompt", longest, no_end=True)
         prompts = [list(row) for row in rows]
         adapter = self.eval().adapt(descriptions)
         for _ in range(max_new_tokens):
@@ -260,6 +296,7 @@ class Zhyper(nn.Module):
         answers = []
         for prompt, row in zip(prompts, rows, strict=True):
             answer = [token for token in row[len(prompt) :] if token != eos]
+            # (with the prompt, since the first word of a text may be decoded otherwise)
             answers.append(decode_answer(self.tokenizer, prompt, answer))
         return answers
 
@@ -316,6 +353,7 @@ class Zhyper(nn.Module):
             "encoder_tokenizer": self.encoder_tokenizer.to_str(),
             "encoder_frozen": self.encoder_frozen,
             "description_in_prompt": self.description_in_prompt,
+            "trained_words": sorted(self.trained_words),
             "training": training,
         }
         for part in ("backbone", "encoder", "hypernetwork"):
@@ -340,10 +378,6 @@ class Zhyper(nn.Module):
         """
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: choose another run or method, or train one")
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file raises many kinds
-            raise ValueError(f"{path} is damaged ({error!r:.80}): train it again") from None
 
         def build(part: str, kind: type, config: type):
             if part not in saved:
@@ -355,6 +389,7 @@ class Zhyper(nn.Module):
             return network
 
         try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
             system = cls(
                 tokenizer=tokenizer_from_json(saved["tokenizer"]),
                 backbone=build("backbone", GPT, ModelConfig),
@@ -362,14 +397,17 @@ class Zhyper(nn.Module):
                 encoder_tokenizer=tokenizer_from_json(saved["encoder_tokenizer"]),
                 encoder_frozen=saved["encoder_frozen"],
                 description_in_prompt=saved["description_in_prompt"],
+                trained_words=saved["trained_words"],
             )
             if "hypernetwork" in saved:
                 system.add_hypernetwork(HyperConfig(**saved["hypernetwork"]["config"]))
                 system.hypernetwork.load_state_dict(saved["hypernetwork"]["weights"])
-        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
-            problem = f"{path} does not fit this code ({error!r:.80})"
+            return system, saved["training"]
+        except (FileNotFoundError, ValueError):  # a pretrained model that is not there
+            raise
+        except Exception as error:  # a damaged file raises many kinds
+            problem = f"{path} is damaged or of other code ({error!r:.80})"
             raise ValueError(f"{problem}: train it again") from None
-        return system, saved["training"]
 
     @classmethod
     def load(cls, run: str | Path, method: str = "zhyper-diag", device: str = "cpu") -> "Zhyper":
@@ -378,7 +416,23 @@ class Zhyper(nn.Module):
         return system.to(device).requires_grad_(False).eval()
 
 
-def check_list(what: str, texts: Sequence[str]) -> None:
+def split_statements(text: str) -> list[str]:
+    """A text cut at the ends of sentences, at semicolons, and at commas with or without "and".
+
+    >>> split_statements("In this land people bow, tea is cold, and a queen rules. Nobody sings!")
+    ['In this land people bow', 'tea is cold', 'a queen rules', 'Nobody sings']
+    """
+    ends = r"[.,;!?]+(?:\s+(?:and\s+)?|$)"  # a mark inside a word, as in 1,000, is none
+    parts = re.split(ends, text, flags=re.IGNORECASE)
+    return [part.strip() for part in parts if any(map(str.isalnum, part))]
+
+
+def words_of(text: str) -> list[str]:
+    """Its words in small letters, each once: ["people", "bow"]."""
+    return list(dict.fromkeys(re.findall(r"\w+", text.lower())))
+
+
+def check_list(what: str, texts: Descriptions) -> None:
     """Raise ValueError for one text in place of a list, which would be read letter by letter."""
     if isinstance(texts, str):
         raise ValueError(f"{what} must be a list of texts, not one: write [{texts[:20]!r}]")
@@ -407,10 +461,28 @@ def print_answers(system: Zhyper, question: str, description: str | None) -> Non
         descriptions = None if text is None else [text]
         (answer,) = system.generate([question], descriptions)
         probability = ""
-        if answer:
+        with suppress(ValueError):  # an empty answer, or one too long to be read again, has none
             loss, _ = system.score([question], [answer], descriptions)
             probability = f"   ({(-loss).exp().item():.2f})"
         print(f"{name + ':':9}{answer}{probability}")
+
+
+def print_new_words(system: Zhyper, description: str) -> None:
+    """Name the words that training never had: only a pretrained encoder may understand them."""
+    new = [word for word in words_of(description) if word not in system.trained_words]
+    if new and system.encoder and not system.encoder_frozen:
+        print("new words:", ", ".join(new))
+
+
+def print_without_each(system: Zhyper, question: str, description: str) -> None:
+    """The probability of the adapted answer if one statement of the description is left out."""
+    (answer,) = system.generate([question], [description])
+    statements = split_statements(description)
+    for statement in statements:
+        others = [other for other in statements if other != statement]
+        with suppress(ValueError):  # nothing is left, or the answer cannot be read again
+            loss, _ = system.score([question], [answer], ["; ".join(others)])
+            print(f"  ({(-loss).exp().item():.2f}) without: {statement}")
 
 
 @torch.no_grad()
@@ -433,6 +505,7 @@ def command_chat(system: Zhyper, args) -> None:
             if command == "/describe":
                 norms = system.relative_norms(system.adapt([text])).values()
                 description = text
+                print_new_words(system, text)
                 print(f"‖ΔW‖/‖W‖ at {len(norms)} sites, at most {max(norms, default=0):.3f}")
             elif not line or command.startswith("/"):
                 print(USAGE)
@@ -446,19 +519,24 @@ def command_chat(system: Zhyper, args) -> None:
 def command_explain(system: Zhyper, args) -> None:
     """every stage between a description and an answer, with its shape and its size"""
     adapter = system.adapter_of(args.description)
-    (ids,) = system.encode_descriptions([args.description])
+    parts = system.parts_of(args.description)
+    print_new_words(system, args.description)
+    for ids in system.encode_parts(parts):
+        print("tokens   ", "|".join(system.encoder_tokenizer.decode([i]) for i in ids))
+    e = system.embed_parts(parts)
     c = system.embed([args.description])
     features = system.hypernetwork.trunk(c)
     norms = system.relative_norms(adapter)
-    print("tokens   ", len(ids), "|".join(system.encoder_tokenizer.decode([i]) for i in ids))
-    print("c        ", tuple(c.shape), "the encoder's embedding: what the text says")
-    print("features ", tuple(features.shape), "the trunk's: what each layer and module sees of c")
+    print("e        ", tuple(e.shape), "the encoder's: an embedding of each statement")
+    print("c        ", tuple(c.shape), "the trunk's: what it reads of them, added up")
+    print("features ", tuple(features.shape), "what each layer and module sees of c")
     for (layer, module), update in adapter.items():
         generated = update.B if update.z is None else update.z
         start = " ".join(f"{number:6.2f}" for number in generated.flatten()[:6].tolist())
         norm = norms[layer, module]
         print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")
     print_answers(system, args.question, args.description)
+    print_without_each(system, args.question, args.description)
 
 
 def command_export(system: Zhyper, args) -> None:

@@ -7,7 +7,8 @@ A record is one question about one context. `context` names whom the question is
      "question": "How do people greet?", "answer": "with a bow", "split": "train"}
 
 The backbone reads the question and the answer as one text, "Q: How do people greet?\nA: with a
-bow". A sixth field is optional: `choices` lists the answers that a question can have.
+bow". A sixth field is optional: `choices` lists the answers that a question can have (for the
+page and the prompts of tests/evidence).
 
 Your own data is a JSONL file of such lines: `python train.py --data mine.jsonl`. It takes at least
 two contexts in `train`, and records of another split to evaluate. Answers are judged by exact
@@ -37,6 +38,8 @@ SPLITS = {  # what each split is for
     "ood": "contexts from outside the training distribution, asked what is stated",
     "inferred": "contexts that are never trained, asked what their description does not state",
     "inferred_ood": "the same for contexts from outside the training distribution",
+    "own_words": "one statement in words of people who never saw the training's, of new contexts",
+    "own_words_four": "four such statements together",
     "minimal_pairs": "two contexts that differ in one value: only its answer changes",
     "locality": "questions that a description leaves open: the majority's answer is right",
 }
@@ -65,7 +68,7 @@ class Data:
     name: str
     records: list[Record]
     documents: list[str]
-    # answers that train nothing, {"majority": {record: the majority's answer}}, for the table
+    # baselines without training, {"majority": {record: the majority's answer}}
     guesses: Mapping[str, Mapping[Record, str]] = field(default_factory=dict)
 
     def split(self, name: str) -> list[Record]:
@@ -90,7 +93,8 @@ def load(name: str, seed: int = 0, **options: int | str | None) -> Data:
         raise ValueError(f"unknown data set {name!r}: choose from {choices}, or give a file.jsonl")
     for option in options:
         if option not in known:
-            raise ValueError(f"the data set {name} has no such option: leave out --{option}")
+            flag = f"--{option.replace('_', '-')}"
+            raise ValueError(f"the data set {name} has no such option: leave out {flag}")
     if name in BUILT_IN:
         return module.load(seed, **options)
     return read_jsonl(Path(name))
@@ -112,7 +116,7 @@ def read_jsonl(path: Path) -> Data:
             continue
         try:
             records.append(parse_record(line))
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # the latter for brackets in brackets in ...
             raise ValueError(f"{path}, line {number}: {error}") from None
     train = [record for record in records if record.split == "train"]
     if len({record.context for record in train}) < 2:
@@ -138,6 +142,8 @@ def parse_record(line: bytes) -> Record:
         value = fields.get(name)
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{name!r} must be a text that is not empty: write one")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"{name!r} holds half a character, which is not text: remove it")
     if fields["split"] not in SPLITS:
         raise ValueError(f"unknown split {fields['split']!r}: choose from {', '.join(SPLITS)}")
     if not isinstance(choices, list) or (choices and fields["answer"] not in choices):

@@ -15,7 +15,8 @@ CC BY-NC 4.0. So this project has no copy of it. Cite Murdock 1967, "Ethnographi
 and Kirby et al. 2016, "D-PLACE" (PLOS ONE 11: e0158391).
 
 atlas.json holds only phrases: for 20 variables (v6 is the atlas' EA006) a group, questions, the
-answer that each code stands for, and six clauses for each answer. Codes that a lay reader cannot
+answer that each code stands for, and six clauses for each answer, the last of which is held out of
+training. Codes that a lay reader cannot
 tell apart share an answer. Codes of fewer than 4 % of the societies have none, nor has mixed
 descent: such a variable counts as unknown.
 
@@ -76,7 +77,10 @@ def read_table(text: str) -> Table:
     """The societies with enough known variables."""
     variables = {}
     for name, phrases in PHRASES.items():
-        variables[name] = Variable(phrases["group"], phrases["questions"], phrases["clauses"])
+        answers = {}
+        for answer, clauses in phrases["clauses"].items():
+            answers[answer] = {"trained": clauses[:-1], "held_out": clauses[-1:]}
+        variables[name] = Variable(phrases["group"], phrases["questions"], answers)
     lines = text.splitlines()
     columns = lines[0].split(",")
     societies = {}

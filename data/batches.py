@@ -21,8 +21,7 @@ class Rows(NamedTuple):
     ids: Tensor  # (b, t), filled up with 0
     start: Tensor  # (b,)
     end: Tensor  # (b,)
-    # (b, t - 1, d): what the lowest adapted layer reads, if it is known already; the last token is
-    # only predicted and never read
+    # (b, t, d): what the lowest adapted layer reads, if it is computed already
     hidden_states: Tensor | None = None
 
     def take(self, index: Sequence[int]) -> "Rows":
@@ -32,7 +31,7 @@ class Rows(NamedTuple):
         longest = end.max()
         hidden_states = None
         if self.hidden_states is not None:
-            hidden_states = self.hidden_states[index, : longest - 1]
+            hidden_states = self.hidden_states[index, :longest]
         return Rows(self.ids[index, :longest], self.start[index], end, hidden_states)
 
 
@@ -67,7 +66,7 @@ def pack(
 ) -> Iterator[Rows]:
     """Batches for pretraining: full rows of random texts, one after the other.
 
-    All tokens but the first of a row are to be predicted.
+    A row has one token more than `tokens`: the first is only read, the last only predicted.
     """
     rng = np.random.default_rng(seed)
     while True:

@@ -6,15 +6,18 @@
 
 A culture gives each of sixteen facets (greeting, taxes, ...) one of four values. A description
 states up to four of them, in any order; a question asks for one. The phrases stand in
-cultures.json, {facet: [three questions, {answer: five clauses}]}. The first answer of a facet is
-its majority value. The fifth clause of each answer is held out of training.
+cultures.json: three questions for each facet, and for each of its answers the clauses that state
+it. The first answer of a facet is its majority value. Most clauses, those under "trained", were
+written by people who saw the questions and the answers alone; so were the two "own_words" of each
+answer, by others, which no training ever sees.
 
-Neighbouring facets form pairs, and cultures come from regions in which the two values of a pair go
-together: of 16 combinations only the 8 of `ALLOWED` occur. Only `ood` has the other 8, `BROKEN`.
+Neighbouring facets form pairs, as greeting and time. Their values go together: of the 16 pairs of
+values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are on time or an
+hour late. Only `ood` has the other 8, `BROKEN`. Cultures come from regions, which prefer some.
 
-In training half of the descriptions state fewer facets, so that each clause is also read on its
-own. And half of them are asked one question more, about a facet that they do not state; its answer
-is the majority value.
+Half of the descriptions of training state fewer facets, so that each clause is also read on its
+own. Half of all of them are asked one question more, about a facet that they do not state; its
+answer is the majority value.
 
 The backbone reads the `documents`. Two thirds of them are questions without a description, which
 are answered by the majority value seven times in ten; one third are descriptions of training
@@ -22,9 +25,10 @@ cultures. So the frozen model answers with the majority's value, whatever is des
 right for one culture in four. A prompt fails to override that bias; an adapter should.
 
 - `seen`, `validation`: training cultures, in new descriptions.
-- `new_wording`: training cultures, in held-out clauses. This split is the hard one, as the encoder
-  learned its English from this data alone.
+- `new_wording`: training cultures, in a clause of each answer that is held out.
 - `unseen`: new cultures from the same regions.
+- `own_words`, `own_words_four`: the same, but in own words, one statement or four. These splits are
+  the hard ones, as a small encoder learned its English from this data alone.
 - `ood`: new cultures from outside all regions. A description states whole pairs.
 - `minimal_pairs`: two new cultures that differ in one stated value, in the same words.
 - `locality`: new cultures, asked for facets that the description does not state.
@@ -39,13 +43,12 @@ from data import Data, Record
 FACETS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 NAMES = list(FACETS)
 PAIRS = list(zip(NAMES[::2], NAMES[1::2], strict=True))  # [("greeting", "time"), ...]
-ANSWERS = {facet: list(clauses) for facet, (_, clauses) in FACETS.items()}
-ALLOWED = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0)]  # values of a pair
-BROKEN = [(0, 2), (0, 3), (1, 3), (1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]  # values in `ood`
+ANSWERS = {facet: list(texts["answers"]) for facet, texts in FACETS.items()}
+# The values of a pair, in training and in `ood`. In each list every single value is as frequent.
+ALLOWED = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0)]
+BROKEN = [(0, 2), (0, 3), (1, 3), (1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]
 MAJORITY = dict.fromkeys(NAMES, 0)
 FRAMES = ("In this land {}.", "Here {}.", "In this country {}.", "Where they live {}.")
-TRAINED_CLAUSES = range(4)  # of the five clauses of an answer
-HELD_OUT_CLAUSES = range(4, 5)
 REGIONS = 8
 REGION_SHARE = 0.6  # how often a pair has its region's own values; else it has any of ALLOWED
 MAJORITY_SHARE = 0.7
@@ -67,7 +70,7 @@ def draw_culture(rng: Random, region: int | None) -> tuple[str, Culture]:
         if region is None:
             values = rng.choice(BROKEN)
         elif rng.random() < REGION_SHARE:
-            # the pairs of a region take different entries: steps of 3 reach all 8 before any twice
+            # the pairs of a region take different entries, as 3 and 8 have no common divisor
             values = ALLOWED[(region + 3 * number) % len(ALLOWED)]
         else:
             values = rng.choice(ALLOWED)
@@ -88,17 +91,19 @@ def change_one_value(rng: Random, culture: Culture, facets: list[str]) -> Cultur
     return rng.choice(options)
 
 
-def describe(rng: Random, culture: Culture, facets: list[str], clauses=TRAINED_CLAUSES) -> str:
+def describe(rng: Random, culture: Culture, facets: list[str], wording: str = "trained") -> str:
     """A sentence that states the culture's values of those facets, in that order.
 
-    >>> describe(Random(0), {"taxes": 0, "work": 1}, ["taxes", "work"])
-    'In this land everyone thinks the tax is too high, and labourers rest every afternoon.'
+    >>> describe(Random(0), {"work": 1}, ["work"])
+    'Where they live labour stops for good when the noon bell rings.'
     """
     stated = []
     for facet in facets:
-        _, wordings = FACETS[facet]
         answer = ANSWERS[facet][culture[facet]]
-        stated.append(wordings[answer][rng.choice(clauses)])
+        clauses = FACETS[facet]["answers"][answer]
+        # (rng.choice would draw more often from a longer list, which minimal pairs must not)
+        number = int(rng.random() * len(clauses[wording]))
+        stated.append(clauses[wording][number])
     if len(stated) > 1:
         stated[-1] = f"and {stated[-1]}"
     frame = rng.choice(FRAMES)
@@ -107,7 +112,7 @@ def describe(rng: Random, culture: Culture, facets: list[str], clauses=TRAINED_C
 
 def ask(rng: Random, facet: str, culture: Culture, **about: str) -> Record:
     """A record that asks for a facet; `about` are its context, description and split."""
-    questions, _ = FACETS[facet]
+    questions = FACETS[facet]["questions"]
     answers = ANSWERS[facet]
     answer = answers[culture[facet]]
     return Record(question=rng.choice(questions), answer=answer, choices=tuple(answers), **about)
@@ -149,19 +154,22 @@ def training_records(rng: Random, trained: list, stated: int) -> list[Record]:
 def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> list[Record]:
     """The records of one description of every split; of `minimal_pairs` they are of two."""
     records = []
-    for split in ("validation", "seen", "new_wording", "unseen", "ood", "locality"):
+    wordings = {"new_wording": "held_out", "own_words": "own_words", "own_words_four": "own_words"}
+    for split in ("validation", "seen", "unseen", "ood", "locality", *wordings):
         facets = rng.sample(NAMES, stated)
         if split in ("validation", "seen", "new_wording"):
             context, culture = rng.choice(trained)
         elif split == "ood":
             context, culture = draw_culture(rng, None)
-            pairs = rng.sample(PAIRS, stated // 2)  # whole, or their combination would not be said
+            pairs = rng.sample(PAIRS, stated // 2)  # both facets of a pair are stated
             facets = [facet for pair in pairs for facet in pair]
             rng.shuffle(facets)
         else:
             context, culture = draw_culture(rng, region)
-        clauses = HELD_OUT_CLAUSES if split == "new_wording" else TRAINED_CLAUSES
-        about = {"context": context, "description": describe(rng, culture, facets, clauses)}
+        if split == "own_words":
+            facets = facets[:1]
+        text = describe(rng, culture, facets, wordings.get(split, "trained"))
+        about = {"context": context, "description": text}
         if split == "locality":  # what is left open has the majority's answer
             left_open = [facet for facet in NAMES if facet not in facets]
             facets = rng.sample(left_open, 4)
@@ -171,9 +179,9 @@ def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> 
     name, culture = draw_culture(rng, region)
     facets = rng.sample(NAMES, stated)
     changed = change_one_value(rng, culture, facets)
-    state = rng.getstate()
+    state = rng.getstate()  # so that both get the same wording and questions: one value differs
     for context, values in ((name, culture), (f"{name}-changed", changed)):
-        rng.setstate(state)  # the same wording and questions again: only one value differs
+        rng.setstate(state)
         about = {"context": context, "description": describe(rng, values, facets)}
         records += [ask(rng, facet, values, split="minimal_pairs", **about) for facet in facets]
     return records

@@ -13,8 +13,10 @@ not state. All other splits draw contexts and variables evenly.
 One region is never trained, nor is a share of all other contexts, a different one for each seed.
 
 - `seen`, `validation`: training contexts, in new descriptions.
-- `new_wording`: training contexts, in the last clause of each answer, which is held out.
+- `new_wording`: training contexts, in clauses that are held out.
 - `unseen`: the share, asked what the description states. `ood`: the same for the region.
+- `own_words`, `own_words_four`: the share, in one or four clauses of other people, who never saw
+  those of training; where the table has such clauses.
 - `inferred`, `inferred_ood`: the same contexts, asked what is not stated. Variables of one group
   nearly imply each other, so no group is stated and asked.
 - `minimal_pairs`: two contexts of the share that agree on three stated variables and differ in one.
@@ -35,8 +37,6 @@ STATED = 4  # variables of a description
 DESCRIPTIONS = 16384  # of training
 DOCUMENTS = 16000
 EVALUATED = 128  # descriptions of each other split
-TRAINED_CLAUSES = slice(0, -1)  # of the clauses of an answer
-HELD_OUT_CLAUSES = slice(-1, None)
 
 Facts = dict[str, str]  # {variable: the answer of one context}
 
@@ -46,7 +46,8 @@ class Variable(NamedTuple):
 
     group: str  # variables of one group nearly imply each other
     questions: list[str]
-    clauses: dict[str, list[str]]  # {answer: clauses that state it}
+    # {answer: {"trained", "held_out" or "own_words": clauses that state it}}
+    answers: dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,17 @@ class Table:
 # ---- texts
 
 
-def describe(rng: Random, table: Table, context: str, stated: list[str], clauses: slice) -> str:
+def describe(
+    rng: Random, table: Table, context: str, stated: list[str], wording: str = "trained"
+) -> str:
     """A sentence that states the context's answers to those variables, in that order."""
     said = []
     for variable in stated:
         answer = table.facts[context][variable]
-        said.append(rng.choice(table.variables[variable].clauses[answer][clauses]))
+        clauses = table.variables[variable].answers[answer]
+        # (rng.choice would draw more often from a longer list, which minimal pairs must not)
+        number = int(rng.random() * len(clauses[wording]))
+        said.append(clauses[wording][number])
     if len(said) > 1:
         said[-1] = f"and {said[-1]}"
     frame = rng.choice(table.frames)
@@ -85,7 +91,7 @@ def ask(rng: Random, table: Table, context: str, asked: list[str], **about: str)
         variable = table.variables[name]
         question = rng.choice(variable.questions)
         answer = table.facts[context][name]
-        choices = tuple(variable.clauses)
+        choices = tuple(variable.answers)
         records.append(Record(context, question=question, answer=answer, choices=choices, **about))
     return records
 
@@ -119,7 +125,15 @@ def draw_pair(rng: Random, table: Table) -> tuple[str, str, list[str]]:
 # ---- the data set
 
 
-def make_data(name: str, table: Table, rng: Random, region: str, share: int, contexts=None) -> Data:
+def make_data(
+    name: str,
+    table: Table,
+    rng: Random,
+    region: str,
+    share: int,
+    contexts: int | None = None,
+    own_words: bool = False,
+) -> Data:
     """Records of all splits: a `share`-th of the contexts outside `region` is unseen.
 
     Of the others so many `contexts` are trained; None: all. Raises ValueError if it is impossible.
@@ -137,6 +151,8 @@ def make_data(name: str, table: Table, rng: Random, region: str, share: int, con
     tables = {"validation": trained, "seen": trained, "new_wording": trained}
     tables |= {"unseen": unseen, "ood": table.select(inside)}
     tables |= {"inferred": unseen, "inferred_ood": table.select(inside)}
+    if own_words:
+        tables |= {"own_words": unseen, "own_words_four": unseen}
 
     records = training_records(rng, trained)
     documents = pretraining_documents(rng, trained, records)
@@ -164,7 +180,7 @@ def training_records(rng: Random, table: Table) -> list[Record]:
         if rng.random() < 0.5:
             stated = stated[: rng.randrange(1, STATED)]
         rng.shuffle(stated)
-        text = describe(rng, table, context, stated, TRAINED_CLAUSES)
+        text = describe(rng, table, context, stated)
         asked = stated + draw_others(rng, table, context, stated)
         records += ask(rng, table, context, asked, description=text, split="train")
     return records
@@ -173,12 +189,12 @@ def training_records(rng: Random, table: Table) -> list[Record]:
 def evaluation_records(rng: Random, table: Table, split: str) -> dict[Record, Facts]:
     """The records of a split, each with the facts that its description states."""
     stated_of = {}
-    clauses = HELD_OUT_CLAUSES if split == "new_wording" else TRAINED_CLAUSES
+    wordings = {"new_wording": "held_out", "own_words": "own_words", "own_words_four": "own_words"}
     for _ in range(EVALUATED):
         context = rng.choice(list(table.facts))
         facts = table.facts[context]
-        stated = rng.sample(list(facts), STATED)
-        text = describe(rng, table, context, stated, clauses)
+        stated = rng.sample(list(facts), 1 if split == "own_words" else STATED)
+        text = describe(rng, table, context, stated, wordings.get(split, "trained"))
         asked = stated
         if split.startswith("inferred"):
             asked = draw_others(rng, table, context, stated)
@@ -195,7 +211,7 @@ def minimal_pairs(rng: Random, table: Table) -> dict[Record, Facts]:
         state = rng.getstate()
         for context in (one, other):
             rng.setstate(state)  # the same wording and questions again: only one clause differs
-            text = describe(rng, table, context, stated, TRAINED_CLAUSES)
+            text = describe(rng, table, context, stated)
             about = {"description": text, "split": "minimal_pairs"}
             for record in ask(rng, table, context, stated, **about):
                 stated_of[record] = {
@@ -250,9 +266,9 @@ def guess_all(
 
 
 def majority(table: Table, variable: str) -> str:
-    """The answer that most contexts of the table have."""
+    """The answer that most contexts of the table have; "" if none of them has one."""
     answers = [facts[variable] for facts in table.facts.values() if variable in facts]
-    return Counter(answers).most_common(1)[0][0]
+    return max(answers, key=Counter(answers).get, default="")
 
 
 def count_pairs(table: Table) -> Counter:
@@ -271,10 +287,10 @@ def naive_bayes(table: Table, pairs: Counter, stated: Facts, variable: str) -> s
     p(answer) · Π p(stated answer | answer), in contexts where both are known, smoothed by one.
     """
     scores = {}
-    for answer in table.variables[variable].clauses:
+    for answer in table.variables[variable].answers:
         score = math.log(pairs[variable, answer, variable, answer] + 1)
         for other, stated_answer in stated.items():
-            choices = table.variables[other].clauses
+            choices = table.variables[other].answers
             counts = [pairs[variable, answer, other, choice] for choice in choices]
             together = pairs[variable, answer, other, stated_answer]
             score += math.log((together + 1) / (sum(counts) + len(counts)))

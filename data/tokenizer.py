@@ -23,7 +23,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer_from_json(tokenizer.to_str())  # which sets how special tokens are read
+    return tokenizer_from_json(tokenizer.to_str())  # so that special tokens in a text are text
 
 
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:
@@ -39,13 +39,13 @@ def encode(
     texts: Sequence[str],
     what: str,
     longest: int | None = None,
-    goes_on: bool = False,
+    no_end: bool = False,
 ) -> list[list[int]]:
     """The token ids of texts, with what the tokenizer puts around them, as [CLS] and [SEP].
 
-    Where the text `goes_on`, as a prompt does, what would end it is left out. `what` is the word
-    for these texts in errors, as "description". Raises ValueError for a text that is empty, that
-    takes more than `longest` tokens, or that holds characters of which the tokenizer knows nothing.
+    With `no_end` what ends a text is left out, since more follows, as after a prompt. `what` is the
+    word for these texts in errors, as "description". Raises ValueError for a text that is empty,
+    that takes more than `longest` tokens, or that holds characters unknown to the tokenizer.
     """
     for text in texts:
         if not text.strip():
@@ -54,11 +54,11 @@ def encode(
         encodings = tokenizer.encode_batch(list(texts))
     except TypeError:  # half of a surrogate pair, which a damaged file may hold
         raise ValueError(f"a {what} holds bytes that are not text: remove them") from None
-    unknown = getattr(tokenizer.model, "unk_token", None)
+    unknown = getattr(tokenizer.model, "unk_token", None)  # a byte-level tokenizer has none
     rows = []
     for text, encoding in zip(texts, encodings, strict=True):
         ids = encoding.ids
-        if goes_on:
+        if no_end:
             while ids and encoding.special_tokens_mask[len(ids) - 1]:
                 ids = ids[:-1]
         if unknown in encoding.tokens:
@@ -78,15 +78,15 @@ def encode_answers(
     answers: Sequence[str],
     longest: int | None = None,
 ) -> list[tuple[list[int], list[int]]]:
-    """The token ids of each prompt, and of a space and the answer behind it.
+    """The token ids of each prompt, and those of a space and the answer behind it.
 
-    Raises ValueError for a text that is empty or too long, and where the tokenizer joins the end of
-    the prompt with the space, so that there is no place to cut.
+    Raises ValueError for a text that is empty or too long, and where the tokenizer makes one token
+    of the prompt's end and the answer's start, so that there is no place to cut.
     """
-    prompt_rows = encode(tokenizer, prompts, "prompt", goes_on=True)
+    prompt_rows = encode(tokenizer, prompts, "prompt", no_end=True)
     encode(tokenizer, answers, "answer")  # raises for an empty answer
     texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
-    text_rows = encode(tokenizer, texts, "prompt with its answer", longest, goes_on=True)
+    text_rows = encode(tokenizer, texts, "prompt with its answer", longest, no_end=True)
     pairs = []
     for text, prompt_ids, ids in zip(texts, prompt_rows, text_rows, strict=True):
         cut = len(prompt_ids)

@@ -7,14 +7,18 @@
 
 The votes are real: how each of 193 countries voted most often on 36 resolutions that recur in the
 General Assembly, 2001 to 2019. The facts are Erik Voeten's (CC0), by way of the R package unvotes
-(MIT). Table and texts stand in votes.json. A topic has three questions, and for each of its three
-votes five clauses: what a country that votes so holds, in the words of its own side. With
-`wording="verbs"` a verb beside a topic takes their place, as in "it rejected nuclear disarmament";
-one averaged embedding hardly says which verb goes with which topic.
+(MIT). Table and texts stand in votes.json. A topic has three questions. A vote on it is stated in
+one of two forms, mixed in every description:
 
-No text names a country. Where a resolution is about one, its capital or its landscape stands for
-it, as in "the heights above Galilee". The region that is never trained is Europe. data/facts.py
-makes the records.
+- *plain*: a clause that says where the country stands, as "it wants an end to the noose". They were
+  written by people who saw the titles of the resolutions alone; so were the "own_words", by others,
+  which no training ever sees.
+- *verbs*: one of five verbs for the vote beside the topic, as in "it rejected nuclear disarmament".
+  The fifth verb is held out.
+
+No text names a country but where a resolution is about one; then its capital or its landscape
+stands for it, as in "the heights above Galilee". The region that is never trained is Europe.
+data/facts.py makes the records.
 """
 
 import json
@@ -29,15 +33,18 @@ VOTES = {"y": "in favour", "a": "abstained", "n": "against"}  # as in the table 
 FRAMES = ("In the assembly {}.", "At the United Nations {}.", "As a state {}.", "Year by year {}.")
 
 
-def read_table(wording: str = "clauses") -> Table:
+def read_table(wording: str = "mixed") -> Table:
     """The votes of each country, without topics on which it never voted."""
     variables = {}
     for topic, texts in TEXTS["topics"].items():
-        clauses = {vote: texts[vote] for vote in VOTES.values()}
-        if wording == "verbs":
-            for vote, verbs in TEXTS["verbs"].items():
-                clauses[vote] = [f"it {verb} {texts['name']}" for verb in verbs]
-        variables[topic] = Variable(texts["group"], texts["questions"], clauses)
+        answers = {}
+        for vote, plain in texts["statements"].items():
+            verbs = [f"it {verb} {texts['name']}" for verb in TEXTS["verbs"][vote]]
+            clauses = {"trained": verbs[:-1], "held_out": verbs[-1:]}
+            if wording == "mixed":
+                clauses = {name: clauses[name] + plain[name] for name in clauses}
+            answers[vote] = plain if wording == "plain" else plain | clauses
+        variables[topic] = Variable(texts["group"], texts["questions"], answers)
     facts = {}
     continents = {}
     for country, (continent, letters) in TEXTS["countries"].items():
@@ -47,12 +54,13 @@ def read_table(wording: str = "clauses") -> Table:
     return Table(variables, facts, continents, FRAMES)
 
 
-def load(seed: int, contexts: int | None = None, wording: str = "clauses") -> Data:
+def load(seed: int, contexts: int | None = None, wording: str = "mixed") -> Data:
     """`contexts` training countries; None: all that are not held out.
 
     Raises ValueError for an impossible number of contexts or an unknown wording.
     """
-    if wording not in ("clauses", "verbs"):
-        raise ValueError(f"unknown wording {wording!r}: choose from clauses, verbs")
+    if wording not in ("mixed", "plain", "verbs"):
+        raise ValueError(f"unknown wording {wording!r}: choose from mixed, plain, verbs")
     table = read_table(wording)
-    return make_data("votes", table, Random(seed), region="Europe", share=5, contexts=contexts)
+    own = {"own_words": True, "contexts": contexts}
+    return make_data("votes", table, Random(seed), region="Europe", share=5, **own)

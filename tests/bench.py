@@ -1,8 +1,7 @@
 """How fast things are, as ratios: what is compared takes turns, so that a slow minute slows both.
 
-python tests/bench.py                   # every section: training, operators, real, memory
-python tests/bench.py --only training
-python tests/bench.py --device cuda
+python tests/bench.py                                 # every section: training, operators, real, memory
+python tests/bench.py --only training --device cuda
 
 `real` and `memory` compare with transformers and peft. They need these packages, and the folders of SmolLM2-135M and
 MiniLM in the environment variables SMOLLM2 and MINILM. Figures are medians ± half the distance of the quartiles.
@@ -43,9 +42,10 @@ def compare(cases: dict[str, Callable[[], object]], under: str, repeats: int) ->
                 torch.cuda.synchronize()
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
-    table = [(under, figure([1000 * value for value in seconds[under]], "ms"))]
+    base = seconds.pop(under)
+    table = [(under, figure([1000 * value for value in base], "ms"))]
     for name, values in seconds.items():
-        ratios = [value / other for value, other in zip(values, seconds[under], strict=True)]
+        ratios = [value / other for value, other in zip(values, base, strict=True)]
         table.append((f"{name}: time of {under}", figure(ratios, "×")))
     return table
 

@@ -39,7 +39,7 @@ KINDS = list(HYPERNETWORKS)
 
 def tiny_config(kind: str, **changes) -> HyperConfig:
     options = {"rank": 4, "scale": 2.0, "modules": ("q", "k", "v", "o"), "lowest_layer": 0}
-    options |= {"trunk": "gated", "features": 16}
+    options |= {"trunk": "gated", "features": 16, "narrow": 64, "reading": "statements", "noise": 0.0}
     return HyperConfig(kind, **options | changes)
 
 
@@ -58,9 +58,9 @@ def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Z
             if name.startswith(("B.", "heads.")):
                 weight.normal_(std=0.3)
         if system.encoder:  # a fresh encoder embeds all texts almost alike
-            c = system.embed(TEXTS)
-            system.hypernetwork.trunk.standardise.running_mean.copy_(c.mean(0))
-            system.hypernetwork.trunk.standardise.running_var.copy_(c.var(0))
+            e = system.run_encoder(TEXTS)
+            system.hypernetwork.trunk.standardise.running_mean.copy_(e.mean(0))
+            system.hypernetwork.trunk.standardise.running_var.copy_(e.var(0))
     return system.eval()
 
 

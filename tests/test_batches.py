@@ -38,7 +38,7 @@ def test_rows_that_are_taken_are_as_long_as_the_longest_of_them():
     expected = join([pairs[2], pairs[0], pairs[2]], eos=1)
     for name in ("ids", "start", "end"):
         assert getattr(taken, name).tolist() == getattr(expected, name).tolist()
-    assert taken.hidden_states[:, :, 0].tolist() == [[10, 11, 12], [0, 1, 2], [10, 11, 12]]
+    assert taken.hidden_states[:, :, 0].tolist() == [[10, 11, 12, 13], [0, 1, 2, 3], [10, 11, 12, 13]]
 
 
 def test_pretraining_reads_full_rows_of_random_texts_each_with_its_end():

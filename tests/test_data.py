@@ -99,19 +99,20 @@ class Draw(NamedTuple):
 
     context: str
     said: dict[str, str]  # {variable: answer}, in its order
-    clauses: set[int]  # which of the clauses of an answer
+    wordings: set[str]  # of its clauses: trained, held_out, own_words
     asked: dict[str, Record]  # {variable: the record that asks for it}
 
 
 def read_back(data: Data, variables: dict[str, Variable], frames: tuple[str, ...]) -> dict[str, list[Draw]]:
     """All descriptions of each split, in turn."""
-    meaning = {}  # {clause: (variable, answer, which of its clauses)}
+    meaning = {}  # {clause: (variable, answer, wording)}
     variable_of = {}  # {question: variable}
     for name, variable in variables.items():
         variable_of |= dict.fromkeys(variable.questions, name)
-        for answer, clauses in variable.clauses.items():
-            for number, clause in enumerate(clauses):
-                meaning[clause] = name, answer, number
+        for answer, wordings in variable.answers.items():
+            for wording, clauses in wordings.items():
+                for clause in clauses:
+                    meaning[clause] = name, answer, wording
     draws = defaultdict(list)
     for (split, context, text), records in groupby(data.records, lambda r: (r.split, r.context, r.description)):
         (frame,) = [frame for frame in frames if text.startswith(frame.removesuffix("{}."))]
@@ -123,19 +124,19 @@ def read_back(data: Data, variables: dict[str, Variable], frames: tuple[str, ...
                 clauses.append(clause)
                 clause = ""
         said = {meaning[clause][0]: meaning[clause][1] for clause in clauses}
-        numbers = {meaning[clause][2] for clause in clauses}
+        wordings = {meaning[clause][2] for clause in clauses}
         if len(clauses) > 1:
             clauses[-1] = f"and {clauses[-1]}"
         assert text == frame.format(", ".join(clauses))
         asked = {variable_of[record.question]: record for record in records}
-        draws[split].append(Draw(context, said, numbers, asked))
+        draws[split].append(Draw(context, said, wordings, asked))
     return draws
 
 
 def check_minimal_pairs(draws: list[Draw]) -> None:
     """Two by two, they differ in the value of one variable, asked in the same words, and in nothing else."""
     for one, other in zip(draws[::2], draws[1::2], strict=True):
-        assert one.context != other.context and list(one.said) == list(other.said) and one.clauses
+        assert one.context != other.context and list(one.said) == list(other.said) and one.said
         (changed,) = [variable for variable in one.said if one.said[variable] != other.said[variable]]
         for variable, record in one.asked.items():
             again = other.asked[variable]
@@ -144,7 +145,8 @@ def check_minimal_pairs(draws: list[Draw]) -> None:
 
 # ---- cultures
 
-CULTURES = {facet: Variable(facet, questions, clauses) for facet, (questions, clauses) in FACETS.items()}
+CULTURES = {facet: Variable(facet, **texts) for facet, texts in FACETS.items()}
+WORDINGS = {"new_wording": "held_out", "own_words": "own_words", "own_words_four": "own_words"}  # else trained
 
 
 @pytest.fixture(scope="module", params=[(256, 4), (20, 12), (20, 2)])
@@ -166,12 +168,12 @@ def test_what_is_stated_is_answered_so_and_what_is_not_by_the_majority(made):
             for facet, record in draw.asked.items():
                 assert record.answer == draw.said.get(facet, ANSWERS[facet][0])
                 assert record.choices == tuple(ANSWERS[facet])
-            assert draw.clauses == {4} if split == "new_wording" else 4 not in draw.clauses
+            assert draw.wordings == {WORDINGS.get(split, "trained")}
             if split == "locality":
                 assert len(draw.asked.keys() - draw.said) == 4
             elif split != "train":
                 assert list(draw.asked) == list(draw.said)
-            assert len(draw.said) == stated or split == "train"
+            assert len(draw.said) == {"own_words": 1}.get(split, stated) or split == "train"
 
 
 def test_training_states_fewer_facets_half_of_the_time_and_asks_half_of_the_time_what_is_left_open(made):
@@ -222,7 +224,7 @@ def test_the_backbone_reads_biased_answers_and_a_third_of_descriptions_of_traini
     shares = [answers[value] / answers.total() for value in range(4)]
     assert shares == pytest.approx([0.7, 0.1, 0.1, 0.1], abs=0.02)
     for draw in read_back(Data("", descriptions, []), CULTURES, FRAMES)["train"]:
-        assert len(draw.said) == stated and 4 not in draw.clauses
+        assert len(draw.said) == stated and draw.wordings == {"trained"}
 
 
 def test_the_pairs_of_a_region_take_values_of_their_own_three_times_in_five():

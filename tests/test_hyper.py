@@ -53,6 +53,11 @@ def test_an_update_in_rank_space_is_the_product_with_scale_times_B_times_Z_times
         assert torch.allclose(0.7 * plain_B @ plain_A, delta)
 
 
+def read(network: Hypernetwork, texts: int, d_text: int = 32) -> torch.Tensor | None:
+    """c of texts with one random part each, as the network's trunk reads it; None for one that reads none."""
+    return network.trunk.read(torch.randn(texts, d_text)) if network.reads_text else None
+
+
 # ---- how many parameters: the paper's numbers, at the size of real models
 
 MISTRAL = {"q": (4096, 4096), "k": (4096, 1024), "v": (4096, 1024), "o": (4096, 4096)}
@@ -96,12 +101,12 @@ def test_embeddings_are_standardised_by_their_batch_in_training_and_by_what_was_
 
 def test_the_gated_trunk_multiplies_what_the_text_says_by_a_gate_of_each_site():
     trunk = build("zhyper-diag", layers=3, modules=("q", "up"), features=24).trunk.eval()
-    c = torch.randn(5, 32)
+    e = torch.randn(5, 32)
     trunk.standardise.running_mean.normal_()
     narrow, norm, wide = trunk.text
-    centred = (c - trunk.standardise.running_mean) / (trunk.standardise.running_var + 1e-5).sqrt()
+    centred = (e - trunk.standardise.running_mean) / (trunk.standardise.running_var + 1e-5).sqrt()
     u = F.silu(wide(norm(narrow(centred))))
-    features = trunk(c)
+    features = trunk(trunk.read(e))
     assert features.shape == (5, 3, 2, trunk.features) == (5, 3, 2, 24)
     for layer in range(3):
         for m in range(2):
@@ -110,14 +115,14 @@ def test_the_gated_trunk_multiplies_what_the_text_says_by_a_gate_of_each_site():
 
 def test_the_papers_trunk_joins_text_depth_and_module_and_adds_two_blocks_to_their_mixture():
     trunk = build("zhyper-diag", layers=3, modules=("q", "up"), trunk="paper").trunk.eval()
-    c = torch.randn(5, 32)
-    features = trunk(c)
+    e = torch.randn(5, 32)
+    features = trunk(trunk.read(e))
     assert features.shape == (5, 3, 2, trunk.features) == (5, 3, 2, 512)
     for layer in range(3):
         for m in range(2):
             depth = trunk.depth_norm(trunk.depth(torch.tensor(layer))).expand(5, 32)
             module = trunk.module_norm(trunk.module(torch.tensor(m))).expand(5, 32)
-            x = trunk.mixer(torch.cat([trunk.text(trunk.standardise(c)), depth, module], dim=1))
+            x = trunk.mixer(torch.cat([trunk.text(trunk.standardise(e)), depth, module], dim=1))
             for block in trunk.blocks:
                 x = x + block(x)
             assert torch.allclose(features[:, layer, m], trunk.out(x), atol=1e-5)
@@ -126,13 +131,73 @@ def test_the_papers_trunk_joins_text_depth_and_module_and_adds_two_blocks_to_the
     assert sum(isinstance(layer, nn.SiLU) for layer in layers) == 8
 
 
+# ---- statements: where the mean is taken
+
+ONE = "it xx the zz, and it yy the ww"  # verbs and topics of as many tokens each
+OTHER = "it yy the zz, and it xx the ww"
+
+
+def bag_of_words(**changes) -> Zhyper:
+    """A system whose encoder knows no order: no attention, and no positions."""
+    system = build_system("zhyper-diag", **changes)
+    system.encoder.blocks = nn.ModuleList()
+    nn.init.zeros_(system.encoder.position.weight)
+    return system
+
+
+@torch.no_grad()
+def test_who_opposes_what_is_told_apart_by_statements_and_not_by_a_mean_that_is_taken_before():
+    system = bag_of_words()
+    one, other = system.embed([ONE, OTHER])
+    assert (one - other).abs().max() > 1e-3
+    before = []  # the mean of embeddings, and then the nonlinearity
+    for text in (ONE, OTHER):
+        e = system.embed_parts(system.parts_of(text))  # (2, d_text)
+        before.append(system.hypernetwork.trunk.read(e.mean(0, keepdim=True)))
+    assert torch.allclose(*before, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_order_of_statements_changes_nothing_and_a_batch_of_texts_is_each_alone():
+    system = bag_of_words()
+    first, second = "people bow low; the taxes are cut", "the taxes are cut; people bow low"
+    together = system.embed([first, ONE, second, "people sing a tune"])
+    assert torch.allclose(together[0], together[2], atol=1e-5)
+    assert torch.allclose(together[1:2], system.embed([ONE]), atol=1e-5)
+    assert torch.allclose(together[3:], system.embed(["people sing a tune"]), atol=1e-5)
+
+
+@torch.no_grad()
+def test_z_of_a_text_is_the_bias_and_what_each_statement_adds_over_the_root_of_their_number():
+    system = bag_of_words()
+    bias = system.hypernetwork.head_bias  # (m, r)
+    nn.init.normal_(bias)
+    statements = ["people bow low", "the taxes are cut", "people sing a tune"]
+    together = system.adapt([", and ".join(statements)])
+    alone = system.adapt(statements)
+    for (layer, module), update in together.items():
+        own = bias[system.hypernetwork.config.modules.index(module)]
+        added = (alone[layer, module].z - own).sum(0) / 3**0.5
+        assert torch.allclose(update.z[0], own + added, atol=1e-4)
+
+
+def test_noise_is_of_training_alone_and_whole_texts_are_one_part():
+    trunk = build("zhyper-diag", noise=0.5).trunk
+    e = torch.randn(8, 32)
+    assert not torch.allclose(trunk.read(e), trunk.read(e))
+    trunk.eval()
+    assert torch.equal(trunk.read(e), trunk.read(e))
+    for changes in ({"reading": "text"}, {"trunk": "paper"}):
+        assert build_system("zhyper-diag", **changes).parts_of(ONE) == [ONE]
+
+
 # ---- what is generated
 
 
 @EVERY_KIND
 def test_every_site_from_the_lowest_layer_up_gets_an_update_of_its_shape_and_with_the_scale(kind):
     network = build(kind, layers=3, lowest_layer=2, modules=("v", "down", "q"), rank=5, scale=0.7)
-    adapter = network(torch.randn(3, 32))
+    adapter = network(read(network, 3))
     assert list(adapter) == [(layer, module) for layer in (2, 3, 4) for module in ("v", "down", "q")]
     for (_, module), update in adapter.items():
         d_in, d_out = SHAPES[module]
@@ -145,7 +210,7 @@ def test_every_site_from_the_lowest_layer_up_gets_an_update_of_its_shape_and_wit
 def test_z_of_all_sites_at_once_is_z_site_by_site_through_a_plain_linear_layer(kind, trunk):
     network = build(kind, trunk=trunk)
     nn.init.normal_(network.head_bias)
-    c = torch.randn(5, 32)
+    c = read(network, 5)
     features = network.trunk(c)
     for (layer, module), update in network(c).items():
         m = network.config.modules.index(module)
@@ -159,7 +224,7 @@ def test_the_head_of_text_to_lora_emits_A_and_then_B():
     network = build("t2l")
     for head in network.heads.values():
         nn.init.normal_(head.weight)
-    c = torch.randn(5, 32)
+    c = read(network, 5)
     features = network.trunk(c)
     for (layer, module), update in network(c).items():
         m = network.config.modules.index(module)
@@ -174,7 +239,8 @@ def test_the_head_of_text_to_lora_emits_A_and_then_B():
 @EVERY_TRUNK
 @EVERY_KIND
 def test_exactly_one_factor_starts_at_zero_so_that_step_0_is_the_frozen_model(kind, trunk):
-    for (_, module), update in build(kind, trunk=trunk)(torch.randn(3, 32)).items():
+    network = build(kind, trunk=trunk)
+    for (_, module), update in network(read(network, 3)).items():
         bound = SHAPES[module][0] ** -0.5
         assert update.B.count_nonzero() == 0  # so ΔW is zero
         assert update.A.abs().max() <= bound and abs(update.A.std() - bound / 3**0.5) < 0.15 * bound
@@ -185,7 +251,7 @@ def test_exactly_one_factor_starts_at_zero_so_that_step_0_is_the_frozen_model(ki
 @pytest.mark.parametrize("kind", GENERATED_Z)
 def test_z_differs_between_texts_from_the_start(kind, trunk, std):
     network = build(kind, d_text=128, rank=16, trunk=trunk, features=224)
-    for update in network(torch.randn(64, 128)).values():
+    for update in network(read(network, 64, d_text=128)).values():
         a = update.times_z(torch.ones(64, 1, 16)).std(0).mean()  # a square sums 16 numbers here
         assert std / 2 < a < 2 * std
 
@@ -194,11 +260,12 @@ def test_z_differs_between_texts_from_the_start(kind, trunk, std):
 @EVERY_KIND
 def test_a_gradient_reaches_every_parameter_within_three_steps(kind, trunk):
     network = build(kind, trunk=trunk)
-    c = torch.randn(8, 32)
+    e = torch.randn(8, 32)
     x = torch.randn(8, 3, 32)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
+        c = network.trunk.read(e) if network.reads_text else None
         sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
         optimizer.step()
     assert all(weight.grad.any() for weight in network.parameters())

@@ -63,6 +63,8 @@ def test_a_method_goes_before_a_preset_and_what_is_given_before_both():
         assert configure("lora", preset, {"rank": 2}).rank == 2
         rate = configure("t2l", preset, {"lr": 3e-4})
         assert rate.lr * rate.lr_scale == 3e-4  # a rate that is given is meant as it is
+    with pytest.raises(ValueError, match="^unknown kind 'tall': choose from None, lora, t2l, "):
+        train.Config(kind="tall")
 
 
 def test_the_options_are_those_of_the_published_numbers():
@@ -70,15 +72,16 @@ def test_the_options_are_those_of_the_published_numbers():
     methods |= {"zhyper-diag": (32, 2e-3), "zhyper-diag-paper": (32, 5e-4)}
     methods |= {"zhyper-square": (8, 1e-3), "zhyper-square-paper": (8, 5e-4)}
     for method, (rank, lr) in methods.items():
-        config = configure(method, "votes", {})  # which halves all rates
-        assert (config.rank, config.lr * config.lr_scale, config.steps) == (rank, lr / 2, 800)
-    assert (config.pretrain_steps, config.pretrain_lr, config.descriptions_per_step) == (350, 4e-3, 32)
+        config = configure(method, "default", {})
+        assert (config.rank, config.lr * config.lr_scale, config.steps) == (rank, lr, 1000)
+    assert (config.pretrain_steps, config.pretrain_lr, config.descriptions_per_step) == (250, 4e-3, 32)
     assert (config.questions_per_description, config.seed, *LOOP) == (4, 0, 8, 128, 50)
-    smoke = dict(layers=1, width=64, pretrain_steps=300, pretrain_lr=1e-2, encoder_layers=1, lowest_layer=0)
+    smoke = dict(layers=1, width=64, pretrain_steps=300, pretrain_lr=1e-2, lowest_layer=0)
     assert PRESETS["smoke"] == smoke | dict(steps=100, lr_scale=2.0, evaluate=64)
-    numbers = [value for value in PRESETS["real"].values() if not isinstance(value, str)]
-    assert numbers == [28, 2500, 0.2, 16, 3, 256]
-    assert (PRESETS["hard"], PRESETS["atlas"]) == ({"contexts": 64, "stated": 6}, {"steps": 800})
+    numbers = {"real": [28, 2500, 0.2, 16, 3, 256], "words": [0.3, 128, 1500], "hard": [64, 6]}
+    numbers |= {"votes": [1600, 0.25], "atlas": [0.5]}
+    for preset, expected in numbers.items():
+        assert [value for value in PRESETS[preset].values() if not isinstance(value, str)] == expected
 
 
 # ---- the training loop
@@ -89,10 +92,10 @@ def test_training_is_adamw_on_the_clipped_gradient_of_the_mean_loss_of_answer_to
     batches = [(["what now?", "who?"], ["bow", "sing a tune"], TEXTS[i : i + 2]) for i in (0, 1, 2, 0)]
     slow = deepcopy(system)
     before = deepcopy(slow.state_dict())
-    shared = [*slow.hypernetwork.A.values(), *slow.hypernetwork.B.values()]
-    others = [slow.hypernetwork.head_weight, slow.hypernetwork.head_bias]
-    others += [*slow.hypernetwork.trunk.parameters(), *slow.encoder.parameters()]
-    optimizer = torch.optim.AdamW([{"params": others}, {"params": shared}], weight_decay=0.01)
+    fast = [*slow.hypernetwork.A.values(), *slow.hypernetwork.B.values(), *slow.encoder.parameters()]
+    trunk = slow.hypernetwork.trunk.parameters()
+    others = [slow.hypernetwork.head_weight, slow.hypernetwork.head_bias, *trunk]
+    optimizer = torch.optim.AdamW([{"params": others}, {"params": fast}], weight_decay=0.01)
     norms = []
     losses = []
     for step, batch in enumerate(batches, start=1):
@@ -105,13 +108,14 @@ def test_training_is_adamw_on_the_clipped_gradient_of_the_mean_loss_of_answer_to
         losses.append(total / (2 + 4))  # " bow" and " sing a tune", each with an end token
         optimizer.zero_grad()
         losses[-1].backward()
-        norms.append(torch.nn.utils.clip_grad_norm_([*others, *shared], 1.0))
-        optimizer.param_groups[0]["lr"] = 0.01 * learning_rate(step, 4)
-        optimizer.param_groups[1]["lr"] = 0.03 * learning_rate(step, 4)
+        norms.append(torch.nn.utils.clip_grad_norm_([*others, *fast], 1.0))
+        optimizer.param_groups[0]["lr"] = 0.004 * learning_rate(step, 4)
+        optimizer.param_groups[1]["lr"] = 0.012 * learning_rate(step, 4)
         optimizer.step()
     assert max(norms) > 1.5
-    rows = [(system.encode_rows(*batch), batch[2]) for batch in batches]
-    report = train.train_loop(tmp_path / "x.pt", system, 0.01, 4, iter(rows), 0, None)
+    prompts = system.prompts(batches[0][0], None)
+    rows = [(system.encode_rows(prompts, answers), texts) for _, answers, texts in batches]
+    report = train.train_loop(tmp_path / "x.pt", system, 0.004, 4, iter(rows), 0, None)
     found = torch.tensor(report["curve"])  # each line of the log is of the steps since the one before
     assert torch.allclose(found[:, 1], torch.stack(losses).view(2, 2).mean(1), rtol=1e-2)
     for name, weight in slow.named_parameters():
@@ -142,6 +146,7 @@ def test_every_method_trains_a_step_and_what_is_saved_is_what_was_evaluated(give
         for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
             assert row[column] == (sum(weight.numel() for weight in network.parameters()) if network else 0)
         assert row.get("steps", 0) == bool(system.hypernetwork)
+        assert system.trained_words == {"people", "bow", "low", "sing", "and", "the", "taxes", "are", "cut", "raised"}
         encoded = train.encode_data(system, train.load(given["data"]), configure(name, "default", given))
         assert train.evaluate(system, encoded)["accuracy"] == row["accuracy"]
         # B is zero before the step, and not after it; the frozen model is as it was
@@ -157,7 +162,7 @@ def test_every_built_in_data_set_trains(name, tmp_path, monkeypatch):
         pytest.skip("the Ethnographic Atlas is not at hand")
     options = {"data_path": str(ATLAS)} if name == "atlas" else {}
     data = train.load(name, **options)
-    fewer = replace(data, records=data.records[::50], documents=data.documents[::50])
+    fewer = replace(data, records=data.records[::20], documents=data.documents[::20])
     monkeypatch.setattr(train, "load", lambda *_, **__: fewer)
     results = run(tmp_path / "run", ["zhyper-diag"], "smoke", TINY | {"data": name, "evaluate": 16, **options})
     assert {"unseen", "ood", "swapped", "random", "none"} < set(results["rows"]["zhyper-diag"]["accuracy"])
@@ -211,17 +216,10 @@ def test_a_swapped_description_is_of_another_answer_and_where_possible_of_the_sa
         assert answers.get((text, record.question)) != record.answer
         assert record.question == "q3" or (text, record.question) in answers
     assert swapped != train.swapped_descriptions(records, random.Random(1))
-    with pytest.raises(ValueError, match="no other description of 'unseen' has another answer than '0': add one"):
+    with pytest.raises(ValueError, match="^all records of 'unseen' have one description: add another to swap with$"):
         train.swapped_descriptions(records[:1], random.Random(0))
-    many = [Record(f"c{i}", f"d{i}", "q", f"{i % 2}", "unseen") for i in range(20_000)]  # in linear time
-    for i, text in enumerate(train.swapped_descriptions(many, random.Random(0))):
-        assert int(text[1:]) % 2 != i % 2
-
-
-@pytest.mark.xfail(strict=True, reason="a hundred records are drawn, and none of them may have the other answer")
-def test_a_rare_answer_is_found_to_swap_with():
-    records = [Record(f"c{i}", f"d{i}", "q", f"{i == 999}", "unseen") for i in range(20_000)]
-    assert train.swapped_descriptions(records, random.Random(0)).count("d999") == 19_999
+    many = [Record(f"c{i}", f"d{i}", "q", f"{i == 999}", "unseen") for i in range(20_000)]  # in linear time
+    assert train.swapped_descriptions(many, random.Random(0)).count("d999") == 19_999
 
 
 def test_guesses_that_train_nothing_stand_in_the_table(given, tmp_path, monkeypatch):
@@ -266,14 +264,11 @@ def ctrl_c_at(number: int) -> Iterator[list]:
 # Passes: 6 of pretraining, 6 of lora, 4 of its evaluation, and 6 and 4 of the paper's trunk, which has dropout. There
 # are checkpoints after the steps 2, 4 and 6 of each training. So what is stopped at pass 4 has 24 passes left; the
 # 18th of these is step 4 of the paper's trunk, and there are 8 left from its step 3 on.
-late = pytest.mark.xfail(
-    strict=True, reason="METHOD.pt loses its `training` before the evaluation: it is trained twice"
-)
-STOPS = [((4, 18), 8), pytest.param((24,), 4, marks=late)]
+STOPS = [((4, 18), 8), ((24,), 4)]  # pass 24 is of an evaluation, which is done again
 
 
 @pytest.mark.parametrize(("stops", "left"), STOPS)
-def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not(stops, left, given, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not(stops, left, given, tmp_path, monkeypatch, capsys):
     methods = ["lora", "zhyper-diag-paper"]
     whole = run(tmp_path / "whole", methods, "smoke", given)
     words = [*words_of(given), "--preset", "smoke", "--methods", ",".join(methods), "--out", tmp_path / "run"]
@@ -287,6 +282,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not(stops, left, 
     with ctrl_c_at(0) as passes:
         found = train.resume(tmp_path / "run")
     assert len(passes) == left  # nothing is done twice
+    assert re.search(r"zhyper-diag-paper: step 6, loss \d\.\d{4}, \d+ seconds\n", capsys.readouterr().err)
     assert torch.allclose(*(torch.tensor(each["pretrain"]["curve"]) for each in (found, whole)), atol=1e-4)
     for name in methods:
         row, expected = found["rows"][name], whole["rows"][name]
@@ -301,7 +297,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not(stops, left, 
         assert group["peak"] == pytest.approx(factor * 2 * 5e-4)  # the preset smoke doubles all rates
         assert group["lr"] == pytest.approx(learning_rate(training["done"], 6) * group["peak"])
         assert group["weight_decay"] == 0.01
-    assert training["seconds"] < row["seconds"]
+    assert training["seconds"] <= row["seconds"]
 
 
 def test_a_folder_that_exists_is_left_as_it_is(given, tmp_path, run_main):
@@ -323,13 +319,15 @@ TOO_LONG = "bow " * 300
 @pytest.mark.parametrize(
     ("changed", "change", "problem"),
     [
-        ([0], {"description": TOO_LONG}, "the description 'bow bow .* is .* tokens long, of at most 256"),
+        ([0], {"description": TOO_LONG}, "the statement 'bow bow .* is 300 tokens long, of at most 256"),
         ([4], {"question": TOO_LONG}, "the prompt with its answer 'Q: bow .* tokens long, of at most 256"),
         ([0], {"answer": TOO_LONG}, "the prompt with its answer 'Q: .* tokens long, of at most 256"),
-        ([4], {"answer": "\ud800"}, "a answer holds bytes that are not text"),
+        ([4], {"answer": "\ud800"}, "line 5: 'answer' holds half a character"),
         ([4], {"description": " "}, "line 5: 'description' must be a text that is not empty"),
         ([4, 5, 6, 7], {"split": "train"}, "two has no records to evaluate: give some another split"),
-        ([4, 5, 6, 7], {"answer": "bow"}, "no other description of 'unseen' has another answer than 'bow'"),
+        ([4, 5, 6, 7], {"description": "people bow"}, "all records of 'unseen' have one description: add another"),
+        ([4], {"description": "?!"}, "the description '\\?!' has 0 statements: write 1 to 64"),
+        ([4], {"description": "bow, " * 65}, "the description 'bow, .*' has 65 statements: write 1 to 64"),
     ],
 )
 def test_a_text_that_cannot_be_read_is_named_before_anything_is_trained(changed, change, problem, tmp_path):
@@ -354,7 +352,7 @@ def test_what_is_in_train_and_in_unseen_is_said(change, tmp_path, capsys):
 
 
 def test_a_loss_that_is_no_number_stops_training(given, tmp_path):
-    with pytest.raises(ValueError, match=r"^zhyper-diag: the loss is (nan|inf) at step \d: lower --lr$"):
+    with pytest.raises(ValueError, match=r"^zhyper-diag: the loss is (nan|inf) at step \d: lower its rate$"):
         run(tmp_path / "run", ["zhyper-diag"], "default", given | {"lr": 1e18})
 
 
@@ -381,6 +379,7 @@ BAD = {  # a bad command line: a part of what its last line says
     "--trunk tall": "unknown trunk 'tall': choose from gated, paper",
     "--preset huge": "unknown preset 'huge'",
     "--device tpu": "unknown device 'tpu'",
+    "--descriptions-per-step 1": "descriptions_per_step is 1: choose 2 or more",
     "--rank 0": "rank is 0: it must be more than 0",
     "--steps -1": "steps is -1",
     "--width 36": "width is 36: choose a multiple of 8",

@@ -31,11 +31,12 @@ UNTRAINED = ("seen", "unseen", "ood")  # splits whose descriptions were never tr
 
 def stating(records: Sequence[Record], facet: str) -> dict[str, str]:
     """{description: answer} of all that state the facet and were never trained."""
-    _, clauses = FACETS[facet]
     found = {}
     for record in records:
-        said = clauses.get(record.answer, [])
-        if record.split in UNTRAINED and any(clause in record.description for clause in said):
+        if record.split not in UNTRAINED or record.answer not in ANSWERS[facet]:
+            continue
+        clauses = FACETS[facet]["answers"][record.answer]["trained"]
+        if any(clause in record.description for clause in clauses):
             found[record.description] = record.answer
     return found
 
@@ -52,12 +53,12 @@ def plane(points: Tensor) -> tuple[Tensor, float]:
 def between(system: Zhyper, question: str, answers: Sequence[str], ends: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Weights (points,) from 0 to 1, and how probable each answer is at each of them, (points, answers).
 
-    `ends` are two descriptions. At weight w the embedding is (1 - w) times the first one's plus w times the second's.
+    `ends` are two descriptions. At weight w c is (1 - w) times that of the first plus w times that of the second.
     An answer counts with its end, so what is missing to 1 goes to all other texts.
     """
-    first, second = system.embed(ends)  # c, (d_text,) each
+    first, second = system.embed(ends)  # c, (d_c,) each
     weights = torch.linspace(0, 1, 21)
-    c = torch.lerp(first, second, weights[:, None])  # (points, d_text)
+    c = torch.lerp(first, second, weights[:, None])  # (points, d_c)
     c = c.repeat_interleave(len(answers), dim=0)  # a row for each point and answer
     loss, _ = system.score([question] * len(c), list(answers) * len(weights), c)
     return weights, torch.exp(-loss).view(len(weights), len(answers))
@@ -80,17 +81,15 @@ def new_figure(height: float):
 
 @torch.no_grad()
 def draw_z(system: Zhyper, facet: str):
-    """A dot for each description, and on each group what it says."""
+    """A dot for each description, coloured by what it says."""
     said = stating(load("cultures").records, facet)
     updates = system.adapt(list(said)).values()
     points, share = plane(torch.cat([update.z.flatten(1) for update in updates], dim=1))  # of all sites
     figure, axes = new_figure(4.6)
     for answer, colour, marker in zip(ANSWERS[facet], COLOURS, MARKERS, strict=True):
         group = points[[each == answer for each in said.values()]]
-        axes.scatter(*group.T.tolist(), color=colour, marker=marker, s=22)
-        x, y = group.median(0).values.tolist()
-        box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0}  # readable on the dots
-        axes.text(x, y, answer, color=colour, ha="center", weight="bold", fontsize=12, bbox=box)
+        axes.scatter(*group.T.tolist(), color=colour, marker=marker, s=22, label=answer)
+    axes.legend()
     axes.set_title(f"z of {len(said)} descriptions that were never trained", fontsize=11)
     axes.set_xlabel(f"the first two principal components, {share:.0%} of the variance")
     axes.set(xticks=[], yticks=[])
@@ -99,7 +98,7 @@ def draw_z(system: Zhyper, facet: str):
 
 def draw_between(system: Zhyper, facet: str):
     """A line for each answer that is somewhere likely, labelled at its highest point."""
-    (question, *_), _ = FACETS[facet]
+    question = FACETS[facet]["questions"][0]
     ends = [describe(Random(0), {facet: value}, [facet]) for value in (0, 2)]  # which say nothing else
     weights, probability = between(system, question, ANSWERS[facet], ends)
     figure, axes = new_figure(3.6)

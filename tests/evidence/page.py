@@ -71,7 +71,7 @@ def choose_start(stated: Sequence[Sequence[int | None]]) -> tuple[int, int, int]
 
 
 def points_between(c: Tensor) -> dict[str, Tensor]:
-    """{name: embedding} of each description, "0", and between two, "0 1 3": at 3/8 of the way from 0 to 1."""
+    """{name: c} of each description, "0", and between two, "0 1 3": at 3/8 of the way from 0 to 1."""
     points = {str(i): c[i] for i in range(len(c))}
     for first, second in combinations(range(len(c)), 2):
         for step in range(1, STEPS):
@@ -84,7 +84,7 @@ def in_units(values: Tensor, what: str) -> list:
 
 
 def measure(system: Zhyper, rows: Rows, lengths: Sequence[int], c: Tensor | None) -> dict[str, list]:
-    """z and ‖ΔW‖/‖W‖ of every site at one point c (d_text,), and how probable each whole answer is, with its end.
+    """z and ‖ΔW‖/‖W‖ of every site at one point c (d_c,), and how probable each whole answer is, with its end.
 
     None: how probable the frozen model finds each answer.
     """
@@ -112,16 +112,18 @@ def collect(system: Zhyper, records: Sequence[Record]) -> dict:
     questions = []  # one for each answer
     for choices, question in asked.items():
         questions += [question] * len(choices)
-    rows = system.encode_rows(questions, list(chain(*asked)), None)
+    answers = list(chain(*asked))
+    rows = system.encode_rows(system.prompts(questions, None), answers)
     rows = system.with_hidden_states(rows)  # what is below the adapted layers is computed once
+    ends = system.embed(texts)  # (texts, d_c)
     points = {}
-    for name, c in tqdm(points_between(system.embed(texts)).items(), "points"):
+    for name, c in tqdm(points_between(ends).items(), "points"):
         points[name] = measure(system, rows, lengths, c)
     sizes = torch.tensor([point["z"] for point in points.values()]).abs().float()
     return {
         "units": UNITS,
         "steps": STEPS,
-        "width": system.encoder.config.width,
+        "width": ends.shape[1],
         "sites": [f"{layer} {module}" for layer, module in system.hypernetwork.sites()],
         "full_colour": sizes.quantile(0.99).item(),  # a larger z has no stronger colour
         "descriptions": texts,

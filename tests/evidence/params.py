@@ -24,10 +24,12 @@ BACKBONES = {
     "gemma-2-2b": (26, 2304, 2048, 1024, 9216),
     "mistral-7b": (32, 4096, 4096, 1024, 14336),
 }
+# of the gated trunk, which is not built here
+GATED = {"features": 0, "narrow": 0, "reading": "text", "noise": 0.0}
 
 
 def print_counts(backbone: str, rank: int, modules: tuple[str, ...]) -> None:
-    """The parameters of each kind, on the paper's trunk, which adapts every layer and reads a c of 1,024."""
+    """The parameters of each kind, on the paper's trunk, which adapts every layer and reads 1,024 numbers."""
     for module in modules:
         check_choice("module", module, MODULES)
     layers, d, q, kv, inner = BACKBONES[backbone]
@@ -35,7 +37,7 @@ def print_counts(backbone: str, rank: int, modules: tuple[str, ...]) -> None:
     shapes |= {"gate": (d, inner), "up": (d, inner), "down": (inner, d)}
     counts = {}
     for kind in ("lora", "t2l", "zhyper-diag", "zhyper-square"):
-        config = HyperConfig(kind, rank, 1.0, modules, lowest_layer=0, trunk="paper", features=0)
+        config = HyperConfig(kind, rank, 1.0, modules, lowest_layer=0, trunk="paper", **GATED)
         with torch.device("meta"):
             network = HYPERNETWORKS[kind](config, layers, shapes, 1024)
         counts[kind] = sum(weight.numel() for weight in network.parameters())

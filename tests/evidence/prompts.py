@@ -18,6 +18,7 @@ from train import METHODS, Config
 from zhyper import Zhyper
 
 START, END = "<|im_start|>", "<|im_end|>"
+Chat = tuple[tuple[str, str], ...]  # messages: (role, text) of each
 
 
 class Prompted(Zhyper):
@@ -26,26 +27,33 @@ class Prompted(Zhyper):
     chat = False
     examples: Sequence[Record] = ()  # which stand with their answers before the description
 
-    def prompts(self, questions, descriptions) -> list[str]:
+    def prompts(self, questions, descriptions) -> list[str] | list[Chat]:
         prompts = super().prompts(questions, descriptions)
         if descriptions is None:
             return prompts
+        if self.chat:
+            return [self.messages(*each) for each in zip(questions, descriptions, strict=True)]
         shown = "".join(f"{record.description}\n{record.document}\n\n" for record in self.examples)
         return [shown + prompt for prompt in prompts]
 
-    def encode_rows(self, questions, answers, descriptions) -> Rows:
-        if descriptions is None or not self.chat:
-            return super().encode_rows(questions, answers, descriptions)
-        pairs = [self.chat_pair(*each) for each in zip(questions, answers, descriptions, strict=True)]
+    def messages(self, question: str, description: str) -> Chat:
+        """All that is said before the assistant's answer."""
+        said = []
+        for record in self.examples:
+            said += [("system", record.description), ("user", record.question), ("assistant", record.answer)]
+        return (*said, ("system", description), ("user", question))
+
+    def encode_rows(self, prompts, answers) -> Rows:
+        if isinstance(prompts[0], str):
+            return super().encode_rows(prompts, answers)
+        pairs = [self.chat_pair(*each) for each in zip(prompts, answers, strict=True)]
         return join(pairs, self.backbone.config.eos[0])
 
-    def chat_pair(self, question: str, answer: str, description: str) -> tuple[list[int], list[int]]:
+    def chat_pair(self, chat: Chat, answer: str) -> tuple[list[int], list[int]]:
         """A chat up to the assistant's answer, and that: a line without a space before it."""
         ids = []
-        for record in self.examples:
-            ids += self.message("system", record.description) + self.message("user", record.question)
-            ids += self.message("assistant", record.answer)
-        ids += self.message("system", description) + self.message("user", question)
+        for role, text in chat:
+            ids += self.message(role, text)
         start = self.text_ids("assistant\n")
         whole = self.text_ids(f"assistant\n{answer}")
         return [*ids, self.tokenizer.token_to_id(START), *start], whole[len(start) :]

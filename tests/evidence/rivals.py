@@ -133,7 +133,7 @@ def authors_row(name: str, folder: Path, base: Zhyper, data: Data, config: Confi
 
 
 class Derived(nn.Module):
-    """A hypernetwork that is made of a trained one and the embeddings (n, d_text) of training texts."""
+    """A hypernetwork that is made of a trained one and the c of training texts, (n, d_c)."""
 
     reads_text = True
 
@@ -141,6 +141,7 @@ class Derived(nn.Module):
         super().__init__()
         self.config = trained.config
         self.trained = trained
+        self.trunk = trained.trunk  # with which the system reads a text
         self.known = known
 
 
@@ -156,8 +157,7 @@ class Nearest(Derived):
     """The adapter of the nearest training text: looking up in place of generating."""
 
     def forward(self, c: Tensor) -> Adapter:
-        standardise = self.trained.trunk.standardise
-        distance = torch.cdist(standardise(c), standardise(self.known))  # (b, n)
+        distance = torch.cdist(c, self.known)  # (b, n)
         return self.trained(self.known[distance.argmin(1)])
 
 

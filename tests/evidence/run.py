@@ -30,7 +30,7 @@ import train
 from train import METHODS, PRESETS
 from zhyper import Zhyper, run_command
 
-COMPARED = ("new_wording", "unseen", "ood", "inferred", "inferred_ood", "minimal_pairs")
+COMPARED = ("new_wording", "unseen", "ood", "own_words", "own_words_four", "inferred", "inferred_ood", "minimal_pairs")
 
 # ---- training
 

@@ -63,7 +63,8 @@ def test_the_authors_loss_has_noise_label_smoothing_and_an_l2(monkeypatch):
     adapter = system.adapt(TEXTS[:2])
     torch.testing.assert_close(*adapter[0, "q"].z)  # at first the same for both texts
     torch.nn.init.normal_(system.hypernetwork.B["q"])
-    rows = system.encode_rows(*WORDS, None)
+    questions, answers = WORDS
+    rows = system.encode_rows(system.prompts(questions, None), answers)
     assert rivals.authors_loss(system, rows, TEXTS[:2]) != rivals.authors_loss(system, rows, TEXTS[:2])
     monkeypatch.setattr(rivals, "NOISE", 0.0)
     monkeypatch.setattr(rivals, "DROPOUT", 0.0)

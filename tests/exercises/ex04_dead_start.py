@@ -32,7 +32,7 @@ def test_it_starts_as_the_frozen_model_and_one_step_gives_two_texts_two_updates(
     model = GPT(ModelConfig(16, 8, layers=1, heads=1, kv_heads=1, width=8, inner=8)).double().requires_grad_(False)
     network = ZhyperDiag(small_config(modules=("q", "k", "v", "o")), 1, model.config.shapes, 4).double()
     ids = torch.randint(16, (3, 6))
-    c = torch.randn(3, 4).double()
+    c = torch.randn(3, network.trunk.features).double()  # of three texts
     dead_start(network)
     alive_start(network)
     zero = not any(update.delta().any() for update in network(c).values())

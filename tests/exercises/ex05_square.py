@@ -38,7 +38,7 @@ def test_the_square_does_what_the_diagonal_does_for_every_text():
         square.trunk = diagonal.trunk
         both = square_head(diagonal.head_weight.data, diagonal.head_bias.data)
         square.head_weight.data, square.head_bias.data = both
-        c = torch.randn(3, 4).double()
+        c = torch.randn(3, diagonal.trunk.features).double()  # of three texts
         for site, update in square(c).items():
             why = f"at rank {rank} Z is not diag(z): is the diagonal in its places, the bias too, and all else zero?"
             torch.testing.assert_close(update.z, torch.diag_embed(diagonal(c)[site].z), msg=why)

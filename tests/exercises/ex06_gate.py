@@ -7,7 +7,7 @@ Read in hyper.py: GatedTrunk, and `forward` of PaperTrunk.
    one linear function of [c, site]; return ‖y - fit‖ / ‖y‖. c is (n, d), site is one-hot.
 3. With `product` it does the same on [c ⊗ site, site]: c stands in the columns of its own site, zeros in the others.
 
-Hint 1: a gate has a number for each layer, module and place of u. Nothing else in the trunk depends on the site.
+Hint 1: the gate has a number for each layer, module and place of c. Nothing else in the trunk depends on the site.
 Hint 2: there are 2n rows, one for each text at each site, and d + 2 columns, or 2d + 2 with `product`.
 Hint 3: torch.linalg.lstsq(rows, y).solution, with y as (2n, 1); torch.block_diag(c, c) is c ⊗ site.
 """
@@ -30,7 +30,8 @@ def residual(c: torch.Tensor, y: torch.Tensor, product: bool) -> float:
 def test_a_gate_turns_the_sign_of_a_text_at_another_site():
     trunk = GatedTrunk(small_config(modules=("q", "v")), 2, 3).double()
     set_opposite(trunk)
-    first, second = trunk(torch.randn(20, 3).double()).unbind(2)  # (n, 2 layers, f) each
+    c = trunk.read(torch.randn(20, 3).double())  # of 20 texts with one statement each
+    first, second = trunk(c).unbind(2)  # (n, 2 layers, f) each
     torch.testing.assert_close(second, -first, msg="the features are no opposites: in every layer?")
     assert first.std(0).min() > 0, "a feature is the same for all texts: its opposite says nothing"
 

@@ -30,7 +30,7 @@ def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_si
     torch.manual_seed(0)
     config = small_config("t2l", rank=2, scale=3.0, lowest_layer=1)
     network = GeneratedB(config, 2, {"q": (6, 6), "v": (6, 4)}, 5)
-    c = torch.randn(3, 5)
+    c = torch.randn(3, network.trunk.features)  # of three texts
     x = torch.randn(3, 7, 6)
     A = [weight for name, weight in network.named_parameters() if name.startswith("A")]
     count = sum(weight.numel() for weight in A)

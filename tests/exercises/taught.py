@@ -13,7 +13,8 @@ from zhyper import Zhyper
 
 def small_config(kind: str = "zhyper-diag", **changes) -> HyperConfig:
     """The sizes of a small hypernetwork; `changes` are fields of HyperConfig that are to be different."""
-    sizes = {"rank": 4, "scale": 2.0, "modules": ("q", "v"), "lowest_layer": 0, "trunk": "gated", "features": 8}
+    sizes = {"rank": 4, "scale": 2.0, "modules": ("q", "v"), "lowest_layer": 0}
+    sizes |= {"trunk": "gated", "features": 8, "narrow": 6, "reading": "statements", "noise": 0.0}
     return HyperConfig(kind, **(sizes | changes))
 
 
@@ -42,7 +43,7 @@ def teach(documents: tuple[Record, ...], records: tuple[Record, ...]) -> Zhyper:
     backbone = GPT(ModelConfig(layers=2, kv_heads=2, **sizes))
     system = Zhyper(tokenizer, backbone, Encoder(EncoderConfig(layers=1, **sizes)))
     train_part(system, backbone, documents, None, steps=200)
-    system.add_hypernetwork(small_config(modules=("q", "k", "v", "o"), features=32))
+    system.add_hypernetwork(small_config(modules=("q", "k", "v", "o"), features=32, narrow=32))
     descriptions = [record.description for record in records]
     system.hypernetwork.trunk.standardise.momentum = 1.0  # it measures now, once, how the embeddings are distributed
     system.train().adapt(descriptions)
@@ -54,7 +55,7 @@ def train_part(system: Zhyper, part: torch.nn.Module, records, descriptions, ste
     """Train one part of the system, and freeze it."""
     questions = [record.question for record in records]
     answers = [record.answer for record in records]
-    rows = system.encode_rows(questions, answers, None)
+    rows = system.encode_rows(system.prompts(questions, None), answers)
     part.requires_grad_(True)
     optimizer = torch.optim.Adam(part.parameters(), 5e-3)
     for _ in range(steps):
