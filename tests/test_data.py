@@ -98,6 +98,7 @@ class Draw(NamedTuple):
     """A description, read without the code that wrote it, and what is asked about it."""
 
     context: str
+    phrases: list[str]  # its frame and its clauses
     said: dict[str, str]  # {variable: answer}, in its order
     wordings: set[str]  # of its clauses: trained, held_out, own_words
     asked: dict[str, Record]  # {variable: the record that asks for it}
@@ -125,22 +126,35 @@ def read_back(data: Data, variables: dict[str, Variable], frames: tuple[str, ...
                 clause = ""
         said = {meaning[clause][0]: meaning[clause][1] for clause in clauses}
         wordings = {meaning[clause][2] for clause in clauses}
+        phrases = [frame, *clauses]
         if len(clauses) > 1:
             clauses[-1] = f"and {clauses[-1]}"
         assert text == frame.format(", ".join(clauses))
         asked = {variable_of[record.question]: record for record in records}
-        draws[split].append(Draw(context, said, wordings, asked))
+        draws[split].append(Draw(context, phrases, said, wordings, asked))
     return draws
 
 
 def check_minimal_pairs(draws: list[Draw]) -> None:
-    """Two by two, they differ in the value of one variable, asked in the same words, and in nothing else."""
+    """Two by two, they differ in one clause and the value that it states, and are asked in the same words."""
     for one, other in zip(draws[::2], draws[1::2], strict=True):
         assert one.context != other.context and list(one.said) == list(other.said) and one.said
         (changed,) = [variable for variable in one.said if one.said[variable] != other.said[variable]]
+        assert sum(phrase != again for phrase, again in zip(one.phrases, other.phrases, strict=True)) == 1
         for variable, record in one.asked.items():
             again = other.asked[variable]
             assert record.question == again.question and (record.answer != again.answer) == (variable == changed)
+
+
+def check_own_words(variables: dict[str, Variable]) -> None:
+    """Each answer has two clauses in own words, and no clause stands in two places."""
+    found = []
+    for variable in variables.values():
+        for wordings in variable.answers.values():
+            assert len(wordings["own_words"]) == 2
+            for clauses in wordings.values():
+                found += clauses
+    assert len(set(found)) == len(found)
 
 
 # ---- cultures
@@ -157,6 +171,10 @@ def made(request) -> tuple[Data, dict[str, list[Draw]], int]:
     draws = read_back(data, CULTURES, FRAMES)
     assert len({draw.context for draw in draws["train"]}) == contexts
     return data, draws, stated
+
+
+def test_every_answer_has_two_clauses_in_own_words_which_stand_nowhere_else():
+    check_own_words(CULTURES)
 
 
 def test_what_is_stated_is_answered_so_and_what_is_not_by_the_majority(made):
@@ -201,7 +219,7 @@ def test_neither_held_out_clauses_nor_combinations_nor_cultures_occur_in_trainin
         )
 
 
-def test_minimal_pairs_differ_in_one_value_and_nothing_else(made):
+def test_minimal_pairs_differ_in_one_clause_and_keep_to_the_combinations_of_training(made):
     _, draws, _ = made
     check_minimal_pairs(draws["minimal_pairs"])
     for draw in draws["minimal_pairs"]:

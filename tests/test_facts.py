@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from test_data import WORDINGS, Draw, check_minimal_pairs, read_back
+from test_data import WORDINGS, Draw, check_minimal_pairs, check_own_words, read_back
 
 from data import Data, Record, atlas, load, votes
 from data.facts import Table, Variable, count_pairs, guess_all, majority, naive_bayes
@@ -209,6 +209,11 @@ def phrases(table: Table) -> list[str]:
                 found += clauses
     assert len(set(found)) == len(found)
     return found
+
+
+@pytest.mark.parametrize("wording", ["mixed", "verbs", "plain"])
+def test_every_vote_has_two_clauses_in_own_words_which_stand_nowhere_else(wording):
+    check_own_words(votes.read_table(wording).variables)
 
 
 def test_the_votes_have_their_published_margins_and_no_text_names_a_country():

@@ -181,14 +181,20 @@ def test_z_of_a_text_is_the_bias_and_what_each_statement_adds_over_the_root_of_t
         assert torch.allclose(update.z[0], own + added, atol=1e-4)
 
 
-def test_noise_is_of_training_alone_and_whole_texts_are_one_part():
+def test_noise_is_of_training_alone():
     trunk = build("zhyper-diag", noise=0.5).trunk
     e = torch.randn(8, 32)
     assert not torch.allclose(trunk.read(e), trunk.read(e))
     trunk.eval()
     assert torch.equal(trunk.read(e), trunk.read(e))
-    for changes in ({"reading": "text"}, {"trunk": "paper"}):
-        assert build_system("zhyper-diag", **changes).parts_of(ONE) == [ONE]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{"reading": "text"}, {"trunk": "paper"}])
+def test_a_trunk_that_reads_no_statements_reads_the_embedding_of_the_whole_text(changes):
+    system = build_system("zhyper-diag", **changes)
+    whole = system.run_encoder([ONE, OTHER])
+    assert torch.allclose(system.embed([ONE, OTHER]), system.hypernetwork.trunk.read(whole), atol=1e-5)
 
 
 # ---- what is generated
