@@ -143,7 +143,8 @@ def make_data(
     rng.shuffle(outside)
     count = len(outside) // share
     most = len(outside) - count
-    contexts = contexts or most
+    if contexts is None:
+        contexts = most
     if not 10 <= contexts <= most:
         raise ValueError(f"contexts is {contexts}: choose 10 to {most}")
     unseen = table.select(outside[:count])

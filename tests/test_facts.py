@@ -134,7 +134,7 @@ def test_a_seed_gives_the_same_data_and_another_holds_out_others():
     assert len({record.context for record in first.split("train")}) == 100
 
 
-@pytest.mark.parametrize("options", [{"contexts": 9}, {"contexts": 121}, {"wording": "poems"}])
+@pytest.mark.parametrize("options", [{"contexts": 0}, {"contexts": 9}, {"contexts": 121}, {"wording": "poems"}])
 def test_an_option_that_cannot_be_is_refused(options):
     with pytest.raises(ValueError, match="choose 10 to 120|choose from mixed, plain, verbs"):
         load("votes", **options)
