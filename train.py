@@ -333,10 +333,9 @@ def encode_records(
     prompts = system.prompts([record.question for record in records], descriptions)
     answers = [record.answer for record in records]
     pairs = list(zip(prompts, answers, strict=True))
-    number = {}  # {(prompt, answer): which row}
-    for pair in pairs:
-        number.setdefault(pair, len(number))
-    distinct_prompts, distinct_answers = zip(*number, strict=True)
+    distinct = dict.fromkeys(pairs)  # a row for each of them
+    number = {pair: i for i, pair in enumerate(distinct)}
+    distinct_prompts, distinct_answers = zip(*distinct, strict=True)
     rows = system.encode_rows(distinct_prompts, distinct_answers)
     return Encoded(rows, [number[pair] for pair in pairs], descriptions)
 

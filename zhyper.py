@@ -113,14 +113,14 @@ class Zhyper(nn.Module):
         """
         check_list("descriptions", descriptions)
         parts = [self.parts_of(text) for text in descriptions]
-        number = {}  # {part: which}; each is embedded once, in however many texts it stands
-        for part in itertools.chain(*parts):
-            number.setdefault(part, len(number))
+        # each part is embedded once, in however many texts it stands
+        distinct = dict.fromkeys(itertools.chain(*parts))
+        number = {part: i for i, part in enumerate(distinct)}
         share = torch.zeros(len(parts), len(number))  # (b, n): how each part counts in each text
         for i, of_text in enumerate(parts):
             for part in of_text:
                 share[i, number[part]] += 1 / len(of_text) ** 0.5
-        e = self.embed_parts(list(number))  # (n, d_text)
+        e = self.embed_parts(list(distinct))  # (n, d_text)
         return share.to(self.device) @ self.hypernetwork.trunk.read(e)
 
     def embed_parts(self, parts: Sequence[str]) -> Tensor:
@@ -478,7 +478,7 @@ def print_without_each(system: Zhyper, question: str, description: str) -> None:
     """The probability of the adapted answer if one statement of the description is left out."""
     (answer,) = system.generate([question], [description])
     statements = split_statements(description)
-    for statement in statements:
+    for statement in dict.fromkeys(statements):
         others = [other for other in statements if other != statement]
         with suppress(ValueError):  # nothing is left, or the answer cannot be read again
             loss, _ = system.score([question], [answer], ["; ".join(others)])

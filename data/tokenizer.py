@@ -49,11 +49,11 @@ def encode(
     """
     for text in texts:
         if not text.strip():
-            raise ValueError(f"a {what} is empty: write at least a word")
+            raise ValueError(f"the {what} is empty: write at least a word")
     try:
         encodings = tokenizer.encode_batch(list(texts))
     except TypeError:  # half of a surrogate pair, which a damaged file may hold
-        raise ValueError(f"a {what} holds bytes that are not text: remove them") from None
+        raise ValueError(f"the {what} holds bytes that are not text: remove them") from None
     unknown = getattr(tokenizer.model, "unk_token", None)  # a byte-level tokenizer has none
     rows = []
     for text, encoding in zip(texts, encodings, strict=True):

@@ -116,10 +116,10 @@ def test_a_text_may_be_as_long_as_is_allowed():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (" \n", "a description is empty: write at least a word"),
+        (" \n", "the description is empty: write at least a word"),
         ("people " * 30, "'people people .* … is 32 tokens long, of at most 10: shorten it"),
         ("people ☃ bow", "holds '☃', which the tokenizer does not know"),
-        ("people \udc80", "a description holds bytes that are not text"),
+        ("people \udc80", "the description holds bytes that are not text"),
     ],
 )
 def test_a_text_that_cannot_be_read_is_refused_in_one_line(text, message):
