@@ -176,7 +176,11 @@ class GatedTrunk(Trunk):
 
 
 class PaperTrunk(Trunk):
-    """The paper's (section 3): text, depth and module, embedded, concatenated, through an MLP."""
+    """The paper's (section 3): text, depth and module, embedded, concatenated, through an MLP.
+
+    Its sizes are those of the authors' code; `features`, `narrow` and `reading` of the options are
+    for the gated trunk alone.
+    """
 
     latent = 128  # the width of its residual stream
     features = 512
@@ -260,7 +264,7 @@ class Hypernetwork(nn.Module):
         raise NotImplementedError
 
     def take_backbone(self, backbone: nn.Module) -> None:
-        """Called once with the GPT, for a subclass that reads its weights."""
+        """Called once with the GPT. Here nothing needs it; Rescaling in tests/evidence does."""
 
     def sites(self) -> list[tuple[int, str]]:
         """(layer, module) of every adapted weight, layer by layer."""
@@ -327,9 +331,9 @@ class ZhyperDiag(StaticLoRA):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # A number of z is a sum of f products weight · feature. So std(weight) = spread/√f makes
-        # std(z) = spread · std(features). At the start the gated trunk's features have a std of
-        # about 0.3 (measured), so std(z) is 8 · 0.3 = 2.4.
+        # A number of z is a sum of f products weight · feature. With std(weight) = spread/√f it
+        # has the std spread · std(features). At the start the gated trunk's features have a std
+        # of about 0.3 (measured), so that of z is 8 · 0.3 = 2.4.
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)
@@ -368,8 +372,9 @@ class TextToLoRA(Hypernetwork):
             head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
             A = init_A(config.rank, d_in)
             B = torch.zeros(d_out, config.rank)
-            # its authors' start, unlike Zhyper's the same for all texts: the LoRA of the bias, with
-            # B = 0. The gradient of the weight contains the features, so after a step texts differ.
+            # Its authors' start: all texts have one LoRA, with B = 0. That does no harm here, since
+            # B is made of the text: the gradient of this weight contains the features, and after
+            # one step B differs between texts. Zhyper's B is shared, so there z has to differ.
             nn.init.zeros_(head.weight)
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head

@@ -20,7 +20,7 @@ import string
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -42,6 +42,7 @@ BLOCK_SIZE = 256  # the longest text of the small networks, in tokens
 HEADS = 4  # of their attention
 PRETRAIN_ROWS, PRETRAIN_TOKENS = 8, 128  # of a step of pretraining
 LOG_EVERY = 50  # steps from one line of the log, and checkpoint, to the next
+MAY_BE_ZERO = ("seed", "encoder_layers", "lowest_layer", "noise")  # of the options
 
 
 # ---- the options: a method and a preset are changes of them
@@ -98,7 +99,6 @@ class Config:
     evaluate: int | None = option(None, "how many records of a split are evaluated; None: all")
 
     def __post_init__(self):
-        check_choice("kind", self.kind, [None, *HYPERNETWORKS])
         check_choice("trunk", self.trunk, TRUNKS)
         check_choice("reading", self.reading, ["statements", "text"])
         check_choice("device", self.device, DEVICES)
@@ -109,21 +109,18 @@ class Config:
             raise ValueError(f"modules is {self.modules!r}: name each once")
         if self.width % (2 * HEADS):  # rotary positions take the numbers of a head in pairs
             raise ValueError(f"width is {self.width}: choose a multiple of {2 * HEADS}")
-        counts = ("layers", "width", "rank", "scale", "steps", "lr", "pretrain_steps", "evaluate")
-        for name in (*counts, "features", "narrow", "vocab_size", "questions_per_description"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}: it must be more than 0")
         if self.descriptions_per_step < 2:  # they are standardised over the batch
-            raise ValueError(
-                f"descriptions_per_step is {self.descriptions_per_step}: choose 2 or more"
-            )
+            raise ValueError("descriptions_per_step is 1: choose 2 or more")
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if type(value) in (int, float) and value <= 0 and setting.name not in MAY_BE_ZERO:
+                raise ValueError(f"{setting.name} is {value}: it must be more than 0")
 
 
 def check_choice(what: str, name: str, known) -> None:
     """Raise ValueError, which says what is known, if `name` is not."""
     if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(map(str, known))}")
+        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
 
 
 METHODS = {  # ranks and rates are those that suit each best; Zhyper's higher ranks cost little
@@ -227,27 +224,24 @@ def train_loop(
     steps: int,
     batches: Iterator[tuple],
     seed: int,
-    training: dict | None,
+    checkpoint: dict | None,
 ) -> dict:
     """Train what requires a gradient, on the mean loss of each batch of (rows, descriptions).
 
-    Every LOG_EVERY steps a line says how training goes, and a checkpoint is written to `path`.
-    `training` is what a checkpoint holds: training goes on from it with the batches that would have
-    come next. Raises ValueError if the loss is no number.
+    Every LOG_EVERY steps a line says how training goes, and the system is written to `path` with a
+    checkpoint. Given one, training goes on from it, with the batches that would have come next.
+    Raises ValueError if the loss is no number.
     """
     weights = [weight for weight in system.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(system, lr), weight_decay=0.01, fused=True)
-    done = 0
-    seconds = 0.0
-    curve = []  # [[step, mean loss since the step before], ...]
-    if training:
-        optimizer.load_state_dict(training["optimizer"])
-        done = training["done"]
-        seconds = training["seconds"]
-        curve = training["curve"]
+    report = {"steps": 0, "seconds": 0.0, "curve": []}  # [[step, mean loss since the last], ...]
+    if checkpoint:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        report = checkpoint["report"]
+    done = report["steps"]
+    batches = islice(batches, done, steps)  # without those that were trained on already
     losses = []
     start = time.perf_counter()
-    batches = islice(batches, done, steps)  # without those that are done
     bar = tqdm(batches, desc=path.stem, total=steps, initial=done)
     for step, (rows, descriptions) in enumerate(bar, start=done + 1):
         # 1. what is random in a step, as dropout, depends on its number alone
@@ -268,17 +262,16 @@ def train_loop(
         if step % LOG_EVERY == 0 or step == steps:
             mean_loss = torch.stack(losses).mean().item()
             if not math.isfinite(mean_loss):
-                raise ValueError(
-                    f"{path.stem}: the loss is {mean_loss} at step {step}: lower its rate"
-                )
-            seconds += time.perf_counter() - start
-            curve.append([step, mean_loss])
-            say(f"{path.stem}: step {step}, loss {mean_loss:.4f}, {seconds:.0f} seconds")
-            training = {"done": step, "seconds": seconds, "curve": curve}
-            system.save(path, training | {"optimizer": optimizer.state_dict()})
+                problem = f"{path.stem}: the loss is {mean_loss} at step {step}"
+                raise ValueError(f"{problem}: lower its rate")
+            report["steps"] = step
+            report["seconds"] += time.perf_counter() - start
+            report["curve"].append([step, mean_loss])
+            say(f"{path.stem}: step {step}, loss {mean_loss:.4f}, {report['seconds']:.0f} seconds")
+            system.save(path, {"optimizer": optimizer.state_dict(), "report": report})
             losses = []
             start = time.perf_counter()
-    return {"steps": steps, "seconds": seconds, "curve": curve}
+    return report
 
 
 def pretrain(
@@ -286,7 +279,7 @@ def pretrain(
     system: Zhyper,
     documents: Sequence[str],
     config: Config,
-    training: dict | None,
+    checkpoint: dict | None,
 ) -> dict:
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good.
 
@@ -300,7 +293,7 @@ def pretrain(
     system.backbone.requires_grad_(True)
     lr = config.pretrain_lr
     steps = config.pretrain_steps
-    report = train_loop(path, system.train(), lr, steps, batches, config.seed, training)
+    report = train_loop(path, system.train(), lr, steps, batches, config.seed, checkpoint)
     system.requires_grad_(False).eval()
     return report
 
@@ -329,15 +322,16 @@ def encode_records(
     """
     if system.encoder and descriptions:
         parts = dict.fromkeys(part for text in descriptions for part in system.parts_of(text))
-        system.encode_parts(list(parts))  # it is encoded again in training: this raises the error
+        system.encode_parts(list(parts))  # only for its error: training encodes what a step reads
     prompts = system.prompts([record.question for record in records], descriptions)
     answers = [record.answer for record in records]
-    pairs = list(zip(prompts, answers, strict=True))
-    distinct = dict.fromkeys(pairs)  # a row for each of them
-    number = {pair: i for i, pair in enumerate(distinct)}
-    distinct_prompts, distinct_answers = zip(*distinct, strict=True)
-    rows = system.encode_rows(distinct_prompts, distinct_answers)
-    return Encoded(rows, [number[pair] for pair in pairs], descriptions)
+    pairs = list(zip(prompts, answers, strict=True))  # of each record
+    distinct = list(dict.fromkeys(pairs))  # of each row
+    index_of = {pair: i for i, pair in enumerate(distinct)}
+    rows = system.encode_rows(
+        [prompt for prompt, _ in distinct], [answer for _, answer in distinct]
+    )
+    return Encoded(rows, [index_of[pair] for pair in pairs], descriptions)
 
 
 def fit(
@@ -346,7 +340,7 @@ def fit(
     data: Data,
     encoded: Encoded,
     config: Config,
-    training: dict | None,
+    checkpoint: dict | None,
 ) -> dict:
     """Train hypernetwork and encoder, unless that is frozen, on the loss of answers."""
     encoded = encoded._replace(rows=system.with_hidden_states(encoded.rows))
@@ -354,7 +348,7 @@ def fit(
     drawn = draw(data.split("train"), *counts, config.seed)
     batches = (encoded.take(index) for index in drawn)  # index: of the records of one step
     lr = config.lr * config.lr_scale
-    return train_loop(path, system.train(), lr, config.steps, batches, config.seed, training)
+    return train_loop(path, system.train(), lr, config.steps, batches, config.seed, checkpoint)
 
 
 # ---- evaluation
@@ -387,22 +381,24 @@ def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[
     if len(all_texts) < 2:
         problem = f"all records of {records[0].split!r} have one description"
         raise ValueError(f"{problem}: add another to swap with")
-    answers_of = {question: list(texts) for question, texts in texts_of.items()}
-    chosen = []
+    answers_of = {question: list(by_answer) for question, by_answer in texts_of.items()}
+    swapped = []
     for record in records:
         answers = answers_of[record.question]
         if len(answers) > 1:
             answer = draw_other(rng, answers, record.answer)
-            chosen.append(rng.choice(texts_of[record.question][answer]))
+            swapped.append(rng.choice(texts_of[record.question][answer]))
         else:
-            chosen.append(draw_other(rng, all_texts, record.description))
-    return chosen
+            swapped.append(draw_other(rng, all_texts, record.description))
+    return swapped
 
 
 def draw_other(rng: random.Random, items: Sequence[str], item: str) -> str:
     """One of several different items that is not `item`, each as likely."""
-    drawn = rng.choice(items[:-1])
-    return items[-1] if drawn == item else drawn
+    drawn = item
+    while drawn == item:
+        drawn = rng.choice(items)
+    return drawn
 
 
 def random_text(rng: random.Random) -> str:
@@ -411,15 +407,11 @@ def random_text(rng: random.Random) -> str:
     return " ".join("".join(letters) for letters in words)
 
 
-def controlled_split(splits: dict) -> str:
-    """The split on which the controls are evaluated, of {split: ...}."""
-    return "unseen" if "unseen" in splits else next(iter(splits))
-
-
 def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record], list | None]]:
     """{split or control: its records, and a description for each}.
 
-    Raises ValueError if there is nothing to evaluate, or no description to swap with.
+    The controls have the records of `unseen`, or of the first split if there is none. Raises
+    ValueError if there is nothing to evaluate, or no description to swap with.
     """
     plan = {}
     for split in SPLITS:
@@ -428,7 +420,7 @@ def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record],
             plan[split] = (records, [record.description for record in records])
     if not plan:
         raise ValueError(f"{data.name} has no records to evaluate: give some another split")
-    records, _ = plan[controlled_split(plan)]
+    records, _ = plan.get("unseen", next(iter(plan.values())))
     rng = random.Random(config.seed)
     plan["swapped"] = (records, swapped_descriptions(records, rng))
     plan["random"] = (records, [random_text(rng) for _ in records])
@@ -437,15 +429,12 @@ def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record],
 
 
 def evaluate(system: Zhyper, encoded: dict[str, Encoded]) -> dict:
-    """What `summary` says of every split and control, and the margin: right minus swapped."""
+    """The summary of every split and control."""
     exact = {}
     for name, records in encoded.items():
         if name != "train":
             _, exact[name] = score_records(system, records)
-    row = summary(exact)
-    accuracy = row["accuracy"]
-    accuracy["margin"] = accuracy[controlled_split(accuracy)] - accuracy["swapped"]
-    return row
+    return summary(exact)
 
 
 def evaluate_guesses(guesses: dict[Record, str], data: Data, config: Config) -> dict:
@@ -458,25 +447,28 @@ def evaluate_guesses(guesses: dict[Record, str], data: Data, config: Config) -> 
 
 
 def summary(exact: dict[str, Tensor]) -> dict:
-    """The share of right answers of each split, and which they are, as a text: "0110"."""
-    row = {"accuracy": {}, "exact": {}}
-    for name, right in exact.items():
-        row["accuracy"][name] = right.float().mean().item()
-        row["exact"][name] = "".join(str(int(each)) for each in right)
-    return row
+    """The accuracy of each split, which answers are right, as "0110", and the margin.
+
+    The margin is what the swapped descriptions cost: the accuracy with the right ones less theirs.
+    """
+    accuracy = {name: right.float().mean().item() for name, right in exact.items()}
+    if "swapped" in accuracy:
+        right = accuracy.get("unseen", next(iter(accuracy.values())))
+        accuracy["margin"] = right - accuracy["swapped"]
+    digits = {name: "".join(map(str, right.int().tolist())) for name, right in exact.items()}
+    return {"accuracy": accuracy, "exact": digits}
 
 
-def table(results: dict) -> str:
-    """Results as Markdown, a column for each method."""
-    rows = results["rows"]
-    splits = next(iter(rows.values()))["accuracy"]
+def table(rows: dict[str, dict]) -> str:
+    """The rows of a run's results as Markdown, a column for each method."""
     lines = [["accuracy", *rows], ["---"] * (1 + len(rows))]
     for name in ("trainable", "encoder", "steps", "seconds"):
         lines.append([name] + [f"{row.get(name, 0):,.0f}" for row in rows.values()])
-    for name in splits:
-        found = [row["accuracy"].get(name) for row in rows.values()]
+    first = next(iter(rows.values()))
+    for name in first["accuracy"]:
+        numbers = [row["accuracy"].get(name) for row in rows.values()]
         # the z in the format prints -0.000 as 0.000
-        lines.append([name] + ["" if number is None else f"{number:z.3f}" for number in found])
+        lines.append([name] + ["" if number is None else f"{number:z.3f}" for number in numbers])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -493,19 +485,19 @@ def read_data(config: Config) -> Data:
     options = {name: getattr(config, name) for name in names}
     data = load(config.data, config.seed, **options)
     train = data.split("train")
-    trained_contexts = {record.context for record in train}
-    trained_texts = {(record.description, record.question) for record in train}
+    trained = {record.context for record in train}
+    trained |= {(record.description, record.question) for record in train}
     for split in SPLITS:
         records = data.split(split)
         if records:
             contexts = {record.context for record in records}
             say(f"{data.name}, {split}: {len(records)} records of {len(contexts)} contexts")
-        if split in ("unseen", "ood"):
-            known = [r for r in records if r.context in trained_contexts]
-            known += [r for r in records if (r.description, r.question) in trained_texts]
-            if known:
-                problem = f"{known[0].context!r} or its description is in train, too"
+        for record in records:
+            known = {record.context, (record.description, record.question)} & trained
+            if known and split in ("unseen", "ood"):
+                problem = f"{record.context!r} or its description is in train, too"
                 say(f"{data.name}, {split}: {problem}, so this is no test")
+                break
     return data
 
 
@@ -584,7 +576,7 @@ def encode_data(system: Zhyper, data: Data, config: Config) -> dict[str, Encoded
 
 
 def run(folder: Path, methods: Sequence[str], preset: str, given: dict) -> dict:
-    """Start the whole job in a new folder; returns what its results.json then holds.
+    """Do the whole job in a new folder; returns what its results.json then holds.
 
     `given` are options in place of a method's and a preset's: {"steps": 3}. The folder gets
     backbone.pt, METHOD.pt for each method, and results.json. Raises ValueError if it exists.
@@ -602,54 +594,58 @@ def resume(folder: Path) -> dict:
     """
     path = folder / "results.json"
     try:
-        return go_on(folder, json.loads(path.read_text(encoding="utf-8")))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged ({error}): train again, to another --out") from None
+    return go_on(folder, results)
 
 
 def go_on(folder: Path, results: dict) -> dict:
-    """Do all of a job that its results do not hold yet; what was begun goes on."""
+    """Do what the results of a job do not hold yet; what was begun goes on from its checkpoint."""
     configs = {}
     for name in results["methods"]:
         configs[name] = configure(name, results["preset"], results["given"])
     config = configs[results["methods"][0]]  # methods differ in nothing that data and base need
     data = read_data(config)
+
+    # 1. everything is encoded before anything is trained: a text that is too long is known at once
     base_path = folder / "backbone.pt"
-    training = None
-    if base_path.exists():
-        base, training = Zhyper.from_file(base_path)
-        base = base.to(config.device)
-    else:
-        base = build_base(data, config)
-    # Everything is read before anything is trained: a text that is too long is known at once. (All
-    # systems have the very backbone of `base`, so pretraining it is pretraining theirs.)
-    systems = {}
-    encoded = {}
+    base, checkpoint = load_or_build(base_path, config, build_base, data)
+    jobs = {}  # of each method: its system, what it reads, its checkpoint
     for name, method_config in configs.items():
         if name not in results["rows"]:
-            systems[name] = build_system(base, method_config)
-            encoded[name] = encode_data(systems[name], data, method_config)
+            path = folder / f"{name}.pt"
+            system, method_checkpoint = load_or_build(path, method_config, build_system, base)
+            encoded = encode_data(system, data, method_config)
+            jobs[name] = (system, encoded, method_checkpoint)
 
+    # 2. the backbone, which the systems share
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder, results)
     if not base.backbone.pretrained_name and "pretrain" not in results:
-        results["pretrain"] = pretrain(base_path, base, data.documents, config, training)
+        results["pretrain"] = pretrain(base_path, base, data.documents, config, checkpoint)
         write_results(folder, results)
-        base.save(base_path)
-    for name, system in systems.items():
+        base.save(base_path)  # without a checkpoint, as it is finished
+
+    # 3. each method, then what trains nothing
+    for name, (system, encoded, checkpoint) in jobs.items():
         path = folder / f"{name}.pt"
-        training = None
-        if path.exists():
-            system, training = Zhyper.from_file(path)
-            system = system.to(config.device)
-        row = train_method(path, system, data, encoded[name], configs[name], training)
+        row = train_method(path, system, data, encoded, configs[name], checkpoint)
         results["rows"][name] = row
         write_results(folder, results)
-        system.save(path)  # only now without what training needs to go on
+        system.save(path)
     for name, guesses in data.guesses.items():
         results["rows"][name] = evaluate_guesses(guesses, data, config)
     write_results(folder, results)
     return results
+
+
+def load_or_build(path: Path, config: Config, build: Callable, start) -> tuple[Zhyper, dict | None]:
+    """The system in a file with its checkpoint, or else a new one: build(start, config)."""
+    if not path.exists():
+        return build(start, config), None
+    system, checkpoint = Zhyper.from_file(path)
+    return system.to(config.device), checkpoint
 
 
 def train_method(
@@ -658,15 +654,15 @@ def train_method(
     data: Data,
     encoded: dict,
     config: Config,
-    training: dict | None,
+    checkpoint: dict | None,
 ) -> dict:
     """Train and evaluate one method; returns its row of the results."""
     row = {}
-    for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
+    for name, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
         weights = network.parameters() if network else []
-        row[column] = sum(weight.numel() for weight in weights if weight.requires_grad)
+        row[name] = sum(weight.numel() for weight in weights if weight.requires_grad)
     if system.hypernetwork:
-        row |= fit(path, system, data, encoded["train"], config, training)
+        row |= fit(path, system, data, encoded["train"], config, checkpoint)
     return row | evaluate(system.eval(), encoded)
 
 
@@ -679,7 +675,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, dict]:
     parser = argparse.ArgumentParser(usage="python train.py [options]", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.argument_default = argparse.SUPPRESS  # what is not given is not there
-    parser.add_argument("--methods", help=f"all, or some of {','.join(METHODS)}")
+    parser.add_argument("--methods", help=f"some of {','.join(METHODS)}")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; the data set's own if left out")
     parser.add_argument("--out", help="the folder to write; out/DATA-PRESET if left out")
     parser.add_argument("--resume", help="the folder of a run that goes on, with all its options")
@@ -695,21 +691,18 @@ def parse_options() -> tuple[argparse.ArgumentParser, dict]:
 def run_or_resume(given: dict) -> None:
     """The whole job, and its table."""
     start = time.time()
-    if "resume" in given and len(given) > 1:
-        problem = "--resume takes all options from the folder"
-        others = [name.replace("_", "-") for name in given if name != "resume"]
-        raise ValueError(f"{problem}: leave out --{others[0]}")
-    stopped = given.pop("resume", None)
     data = given.get("data", "cultures")
+    stopped = given.pop("resume", None)
+    if stopped and given:
+        raise ValueError("--resume takes all options from the folder: give no other")
     preset = given.pop("preset", data if data in PRESETS else "default")
-    methods = given.pop("methods", "frozen,prompt,zhyper-diag")
-    methods = list(METHODS) if methods == "all" else methods.split(",")
-    folder = Path(given.pop("out", f"out/{Path(data).stem}-{preset}"))
+    methods = given.pop("methods", "frozen,prompt,zhyper-diag").split(",")
+    folder = Path(stopped or given.pop("out", f"out/{Path(data).stem}-{preset}"))
     try:
-        results = resume(Path(stopped)) if stopped else run(folder, methods, preset, given)
+        results = resume(folder) if stopped else run(folder, methods, preset, given)
     except KeyboardInterrupt:
-        sys.exit(f"stopped: python train.py --resume {stopped or folder} goes on")
-    print(table(results))
+        sys.exit(f"stopped: python train.py --resume {folder} goes on")
+    print(table(results["rows"]))
     print(f"{time.time() - start:.0f} seconds")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data import PROMPT
-from data.batches import Rows, join, pad
+from data.batches import Rows, answer_positions, join, pad
 from data.pretrained import write_adapter
 from data.tokenizer import decode_answer, encode, encode_answers, tokenizer_from_json
 from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork
@@ -44,7 +44,8 @@ class Zhyper(nn.Module):
     """A whole system, of whatever method: a frozen GPT, and what adapts it to a text.
 
     The hypernetwork is any of hyper.HYPERNETWORKS, also LoRA's or Text-to-LoRA's, and the encoder
-    makes the embeddings that it reads. Without a hypernetwork the GPT stays as it is.
+    makes the embeddings that it reads. Without a hypernetwork the GPT stays as it is. A variable
+    called `system` holds one of these, in all files.
     """
 
     def __init__(
@@ -115,11 +116,11 @@ class Zhyper(nn.Module):
         parts = [self.parts_of(text) for text in descriptions]
         # each part is embedded once, in however many texts it stands
         distinct = dict.fromkeys(itertools.chain(*parts))
-        number = {part: i for i, part in enumerate(distinct)}
-        share = torch.zeros(len(parts), len(number))  # (b, n): how each part counts in each text
-        for i, of_text in enumerate(parts):
-            for part in of_text:
-                share[i, number[part]] += 1 / len(of_text) ** 0.5
+        index_of = {part: i for i, part in enumerate(distinct)}
+        share = torch.zeros(len(parts), len(distinct))  # (b, n): how each part counts in each text
+        for i, parts_of_text in enumerate(parts):
+            for part in parts_of_text:
+                share[i, index_of[part]] += 1 / len(parts_of_text) ** 0.5
         e = self.embed_parts(list(distinct))  # (n, d_text)
         return share.to(self.device) @ self.hypernetwork.trunk.read(e)
 
@@ -148,8 +149,8 @@ class Zhyper(nn.Module):
     def adapt(self, descriptions: Descriptions) -> Adapter:
         """The update of every site; where it differs between texts, row i is for descriptions[i].
 
-        Embeddings may stand in place of texts: adapt(torch.lerp(c1, c2, 0.3)) generates for a point
-        between two of them.
+        c of `embed` may stand in place of texts: adapt(torch.lerp(c1, c2, 0.3)) generates for a
+        point between two of them.
         """
         if self.hypernetwork is None or descriptions is None:
             return {}
@@ -161,8 +162,8 @@ class Zhyper(nn.Module):
         texts = list(dict.fromkeys(descriptions))
         c = self.embed(texts) if self.hypernetwork.reads_text else None
         adapter = self.hypernetwork(c)
-        number = {text: i for i, text in enumerate(texts)}
-        index = torch.tensor([number[text] for text in descriptions], device=self.device)  # (b,)
+        index_of = {text: i for i, text in enumerate(texts)}
+        index = torch.tensor([index_of[text] for text in descriptions], device=self.device)  # (b,)
         return {site: update.take(index) for site, update in adapter.items()}
 
     # ---- from an adapter to a loss
@@ -229,30 +230,24 @@ class Zhyper(nn.Module):
     def forward(self, rows: Rows, descriptions: Descriptions) -> tuple[Tensor, Tensor]:
         """Of each row the loss of its answer and end token (nats), and if it is exact: (b,) each.
 
-        A row is exact if each of these tokens is the likeliest. Greedy decoding would then write
-        exactly this answer; one pass is enough to know.
+        A row is a prompt, its answer and an end token: rows.ids (b, t). It is exact if each token
+        of its answer, and the end token, is the likeliest. Greedy decoding would then write exactly
+        this answer; one pass is enough to know.
         """
         adapter = self.adapt(descriptions)
-        # The token at i is predicted at i - 1. Of the last layer only the positions that predict an
-        # answer's tokens are computed. Two rows, with E for the end token:
-        #   ids  0 1 2 3 4      start, end    positions    mask
-        #        a b X E -           2, 4        1 2 3     true true false
-        #        a b X Y E           2, 5        1 2 3     true true true
-        most = (rows.end - rows.start).max()
-        positions = rows.start[:, None] - 1 + torch.arange(most)  # (b, p)
-        mask = positions < rows.end[:, None] - 1  # (b, p)
-        positions = positions.clamp(max=rows.ids.shape[1] - 2)  # no row reads its last token
-        targets = rows.ids.gather(1, positions + 1)[mask]  # (n,): the answers' tokens of all rows
-        positions, mask, targets = [each.to(self.device) for each in (positions, mask, targets)]
-        x = rows.hidden_states  # (b, t, d)
+        x = rows.hidden_states  # (b, t, d): what the lowest adapted layer reads
         if x is None:
             x = self.hidden_states(rows.ids)
+        # of the last layer only those positions are computed that predict an answer's tokens
+        positions, mask = answer_positions(rows)  # (b, p) each; an answer has at most p tokens
+        targets = rows.ids.gather(1, positions + 1)  # (b, p): the token at i is predicted at i - 1
+        positions, mask, targets = [each.to(self.device) for each in (positions, mask, targets)]
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer, positions=positions)
         logits = self.logits(x[mask])  # x (b, p, d), x[mask] (n, d), logits (n, vocab_size)
         loss = torch.zeros(mask.shape, device=self.device)  # (b, p)
-        loss[mask] = F.cross_entropy(logits, targets, reduction="none")
+        loss[mask] = F.cross_entropy(logits, targets[mask], reduction="none")
         right = torch.ones_like(mask)  # (b, p)
-        right[mask] = logits.argmax(-1) == targets
+        right[mask] = logits.argmax(-1) == targets[mask]
         return loss.sum(1), right.all(1)
 
     def score(
@@ -280,15 +275,15 @@ class Zhyper(nn.Module):
         eos = config.eos[0]
         texts = self.prompts(questions, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
-        rows = encode(self.tokenizer, texts, "prompt", longest, no_end=True)
-        prompts = [list(row) for row in rows]
+        prompts = encode(self.tokenizer, texts, "prompt", longest, no_end=True)
+        rows = [list(prompt) for prompt in prompts]  # they grow by a token in each round
         adapter = self.eval().adapt(descriptions)
         for _ in range(max_new_tokens):
             last = torch.tensor([[len(row) - 1] for row in rows], device=self.device)  # (b, 1)
             x = self.backbone.embed_tokens(pad(rows).to(self.device))  # (b, t, d)
             x = self.backbone.run_layers(x, adapter, positions=last)  # (b, 1, d)
-            tokens = self.logits(x[:, 0]).argmax(-1)  # (b,)
-            for row, token in zip(rows, tokens.tolist(), strict=True):
+            tokens = self.logits(x[:, 0]).argmax(-1).tolist()  # the likeliest token of each row
+            for row, token in zip(rows, tokens, strict=True):
                 if row[-1] != eos and len(row) < config.block_size:
                     row.append(token)
             if all(row[-1] == eos for row in rows):
@@ -325,28 +320,24 @@ class Zhyper(nn.Module):
             merged.linear(*site).weight.data += update.delta()
         return merged.eval()
 
-    def export(self, description: str, to: str, base: str | None = None) -> None:
+    def export(self, description: str, to: str) -> None:
         """Write one description's adapter into the folder `to`, for peft, with A' = Z A and B' = B.
 
-        peft finds the frozen model under its own name, or under the name `base`. Raises ValueError
-        for a backbone of our own, without safetensors, and for a folder that exists.
+        Raises ValueError for a backbone of our own, without safetensors, and for a folder that
+        exists.
         """
-        base = base or self.backbone.pretrained_name
-        if not base:
+        if not self.backbone.pretrained_name:
             problem = "peft cannot load this small backbone"
             raise ValueError(f"{problem}: train with a real --backbone, or use `merge` in Python")
-        loras = {}
-        for site, update in self.adapter_of(description).items():
-            A, B = update.as_lora()
-            loras[site] = (A, B, update.scale)
-        write_adapter(Path(to), loras, base)
+        adapter = self.adapter_of(description)
+        write_adapter(Path(to), adapter, self.backbone.pretrained_name)
 
     # ---- files
 
-    def save(self, path: Path, training: dict | None = None) -> None:
-        """Write the whole system into one file; of real models that are frozen only the name.
+    def save(self, path: Path, checkpoint: dict | None = None) -> None:
+        """Write the whole system into one file; of real models, which are frozen, only the name.
 
-        `training` is what an unfinished training needs to go on (train.py).
+        `checkpoint` is what an unfinished training needs to go on (`train_loop` in train.py).
         """
         content = {
             "tokenizer": self.tokenizer.to_str(),
@@ -354,12 +345,12 @@ class Zhyper(nn.Module):
             "encoder_frozen": self.encoder_frozen,
             "description_in_prompt": self.description_in_prompt,
             "trained_words": sorted(self.trained_words),
-            "training": training,
+            "checkpoint": checkpoint,
         }
-        for part in ("backbone", "encoder", "hypernetwork"):
-            network = getattr(self, part)
-            if network is None:
-                continue
+        for (
+            part,
+            network,
+        ) in self.named_children():  # backbone, encoder, hypernetwork: what is there
             name = getattr(network, "pretrained_name", None)
             if name:
                 content[part] = {"pretrained_name": name}
@@ -371,22 +362,19 @@ class Zhyper(nn.Module):
 
     @classmethod
     def from_file(cls, path: Path) -> tuple["Zhyper", dict | None]:
-        """What `save` wrote: the system, and its `training`.
+        """What `save` wrote: the system, and its checkpoint. No code in the file is run.
 
-        No code in the file is run. Raises FileNotFoundError, or ValueError for a file that is
-        damaged or of other code.
+        Raises FileNotFoundError, or ValueError for a file that is damaged or of other code.
         """
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: choose another run or method, or train one")
 
-        def build(part: str, kind: type, config: type):
+        def build(part: str, kind: type, config: type) -> nn.Module | None:
             if part not in saved:
                 return None
             if "pretrained_name" in saved[part]:
                 return kind.from_pretrained(saved[part]["pretrained_name"])
-            network = kind(config(**saved[part]["config"]))
-            network.load_state_dict(saved[part]["weights"])
-            return network
+            return kind(config(**saved[part]["config"]))
 
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -401,8 +389,10 @@ class Zhyper(nn.Module):
             )
             if "hypernetwork" in saved:
                 system.add_hypernetwork(HyperConfig(**saved["hypernetwork"]["config"]))
-                system.hypernetwork.load_state_dict(saved["hypernetwork"]["weights"])
-            return system, saved["training"]
+            for part, network in system.named_children():
+                if "weights" in saved[part]:
+                    network.load_state_dict(saved[part]["weights"])
+            return system, saved["checkpoint"]
         except (FileNotFoundError, ValueError):  # a pretrained model that is not there
             raise
         except Exception as error:  # a damaged file raises many kinds
@@ -455,16 +445,20 @@ USAGE = """/describe TEXT  answer as it says; before that, both answers are the 
 anything else   a question"""
 
 
+def probability(system: Zhyper, question: str, answer: str, description: str | None) -> str:
+    """How probable an answer is, as "(0.83)"; "" for an empty one, or one that fills its row."""
+    try:
+        loss, _ = system.score([question], [answer], description and [description])
+    except ValueError:
+        return ""
+    return f"({(-loss).exp().item():.2f})"
+
+
 def print_answers(system: Zhyper, question: str, description: str | None) -> None:
     """The frozen and the adapted answer, each with the probability that its model gives it."""
-    for name, text in (("frozen", None), ("adapted", description)):
-        descriptions = None if text is None else [text]
-        (answer,) = system.generate([question], descriptions)
-        probability = ""
-        with suppress(ValueError):  # an empty answer, or one too long to be read again, has none
-            loss, _ = system.score([question], [answer], descriptions)
-            probability = f"   ({(-loss).exp().item():.2f})"
-        print(f"{name + ':':9}{answer}{probability}")
+    for name, text in (("frozen:", None), ("adapted:", description)):
+        (answer,) = system.generate([question], text and [text])
+        print(f"{name:9}{answer}   {probability(system, question, answer, text)}")
 
 
 def print_new_words(system: Zhyper, description: str) -> None:
@@ -474,19 +468,8 @@ def print_new_words(system: Zhyper, description: str) -> None:
         print("new words:", ", ".join(new))
 
 
-def print_without_each(system: Zhyper, question: str, description: str) -> None:
-    """The probability of the adapted answer if one statement of the description is left out."""
-    (answer,) = system.generate([question], [description])
-    statements = split_statements(description)
-    for statement in dict.fromkeys(statements):
-        others = [other for other in statements if other != statement]
-        with suppress(ValueError):  # nothing is left, or the answer cannot be read again
-            loss, _ = system.score([question], [answer], ["; ".join(others)])
-            print(f"  ({(-loss).exp().item():.2f}) without: {statement}")
-
-
 @torch.no_grad()
-def command_chat(system: Zhyper, args) -> None:
+def chat(system: Zhyper, args) -> None:
     """describe somebody, then ask; the frozen and the adapted answer, and how probable each is"""
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 (importing it makes the arrow keys work)
@@ -516,33 +499,39 @@ def command_chat(system: Zhyper, args) -> None:
 
 
 @torch.no_grad()
-def command_explain(system: Zhyper, args) -> None:
+def explain(system: Zhyper, args) -> None:
     """every stage between a description and an answer, with its shape and its size"""
-    adapter = system.adapter_of(args.description)
-    parts = system.parts_of(args.description)
-    print_new_words(system, args.description)
-    for ids in system.encode_parts(parts):
-        print("tokens   ", "|".join(system.encoder_tokenizer.decode([i]) for i in ids))
-    e = system.embed_parts(parts)
-    c = system.embed([args.description])
-    features = system.hypernetwork.trunk(c)
+    question = args.question
+    text = args.description
+    adapter = system.adapter_of(text)
+    parts = system.parts_of(text)
+    print_new_words(system, text)
+    print("e ", tuple(system.embed_parts(parts).shape), "an embedding of each:", " | ".join(parts))
+    print("c ", tuple(system.embed([text]).shape), "what the trunk reads of them, added up")
     norms = system.relative_norms(adapter)
-    print("e        ", tuple(e.shape), "the encoder's: an embedding of each statement")
-    print("c        ", tuple(c.shape), "the trunk's: what it reads of them, added up")
-    print("features ", tuple(features.shape), "what each layer and module sees of c")
-    for (layer, module), update in adapter.items():
+    for site, update in adapter.items():
         generated = update.B if update.z is None else update.z
         start = " ".join(f"{number:6.2f}" for number in generated.flatten()[:6].tolist())
-        norm = norms[layer, module]
-        print(f"layer {layer} {module:5}{tuple(generated.shape)} {start} ...  ‖ΔW‖/‖W‖ {norm:.3f}")
-    print_answers(system, args.question, args.description)
-    print_without_each(system, args.question, args.description)
+        print("layer", *site, tuple(generated.shape), start, f"...  ‖ΔW‖/‖W‖ {norms[site]:.3f}")
+    print_answers(system, question, text)
+    (answer,) = system.generate([question], [text])
+    for part in parts:
+        others = [other for other in parts if other != part]
+        if others:
+            print(" ", probability(system, question, answer, "; ".join(others)), "without:", part)
 
 
-def command_export(system: Zhyper, args) -> None:
+def export(system: Zhyper, args) -> None:
     """write the adapter of one description as a folder for the peft library"""
-    system.export(args.description, args.to, args.base)
+    system.export(args.description, args.to)
     print(f"written to {args.to}")
+
+
+COMMANDS = {  # each with the options that it needs
+    chat: {},
+    explain: {"description": "the text to adapt to", "question": "what to ask"},
+    export: {"description": "the text to adapt to", "to": "the folder to write"},
+}
 
 
 def run_command(parser: argparse.ArgumentParser, command: Callable[[], None]) -> None:
@@ -564,26 +553,18 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], None]) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description="Use what python train.py has trained.")
     commands = parser.add_subparsers(required=True)
-    for function in (command_chat, command_explain, command_export):
-        name = function.__name__.removeprefix("command_")
-        command = commands.add_parser(name, help=function.__doc__)
+    for function, needed in COMMANDS.items():
+        command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
         command.add_argument("--run", default=SHIPPED, help="the run folder")
         command.add_argument("--method", default="zhyper-diag", help="one of its methods")
         command.add_argument("--device", default="cpu", choices=DEVICES)
-        if function is not command_chat:
-            command.add_argument("--description", required=True, help="the text to adapt to")
-        if function is command_explain:
-            command.add_argument("--question", required=True, help="what to ask")
-        if function is command_export:
-            command.add_argument("--to", required=True, help="the folder to write")
-            command.add_argument("--base", help="the name by which peft will find the frozen model")
+        for option, text in needed.items():
+            command.add_argument(f"--{option}", required=True, help=text)
     args = parser.parse_args()
-
-    def command() -> None:
-        args.function(Zhyper.load(args.run, args.method, args.device), args)
-
-    run_command(parser, command)
+    run_command(
+        parser, lambda: args.function(Zhyper.load(args.run, args.method, args.device), args)
+    )
 
 
 if __name__ == "__main__":

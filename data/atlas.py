@@ -16,9 +16,8 @@ and Kirby et al. 2016, "D-PLACE" (PLOS ONE 11: e0158391).
 
 atlas.json holds only phrases: for 20 variables (v6 is the atlas' EA006) a group, questions, the
 answer that each code stands for, and six clauses for each answer, the last of which is held out of
-training. Codes that a lay reader cannot
-tell apart share an answer. Codes of fewer than 4 % of the societies have none, nor has mixed
-descent: such a variable counts as unknown.
+training. Codes that a lay reader cannot tell apart share an answer. Codes of fewer than 4 % of the
+societies have none, nor has mixed descent: such a variable counts as unknown.
 
 A context is a society with at least ten known variables. The region that is never trained is the
 Pacific. data/facts.py makes the records.

@@ -61,6 +61,24 @@ def join(pairs: Sequence[tuple[list[int], list[int]]], eos: int) -> Rows:
     return Rows(pad(rows), start, end)
 
 
+def answer_positions(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Where each row predicts its answer and its end: positions and mask, (b, p) each.
+
+    The token at i is predicted at i - 1. The mask is false where an answer has less than p tokens.
+
+    >>> rows = join([([5, 6], [7]), ([5, 6], [7, 8])], eos=1)  # ids 5 6 7 1 0 and 5 6 7 8 1
+    >>> answer_positions(rows)
+    (tensor([[1, 2, 3],
+            [1, 2, 3]]), tensor([[ True,  True, False],
+            [ True,  True,  True]]))
+    """
+    most = (rows.end - rows.start).max()
+    positions = rows.start[:, None] - 1 + torch.arange(most)  # (b, p)
+    mask = positions < rows.end[:, None] - 1
+    # what the mask leaves out must still lie in the row, before its last token
+    return positions.clamp(max=rows.ids.shape[1] - 2), mask
+
+
 def pack(
     texts: Sequence[Sequence[int]], eos: int, rows: int, tokens: int, seed: int
 ) -> Iterator[Rows]:

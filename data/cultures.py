@@ -13,7 +13,8 @@ answer, by others, which no training ever sees.
 
 Neighbouring facets form pairs, as greeting and time. Their values go together: of the 16 pairs of
 values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are on time or an
-hour late. Only `ood` has the other 8, `BROKEN`. Cultures come from regions, which prefer some.
+hour late. Only `ood` has the other 8, `BROKEN`. A culture comes from one of eight regions. For each
+pair of facets a region has one favourite among `ALLOWED`, which most of its cultures have.
 
 Half of the descriptions of training state fewer facets, so that each clause is also read on its
 own. Half of all of them are asked one question more, about a facet that they do not state; its
@@ -44,13 +45,14 @@ FACETS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-
 NAMES = list(FACETS)
 PAIRS = list(zip(NAMES[::2], NAMES[1::2], strict=True))  # [("greeting", "time"), ...]
 ANSWERS = {facet: list(texts["answers"]) for facet, texts in FACETS.items()}
-# The values of a pair, in training and in `ood`. In each list every single value is as frequent.
+# The values of a pair, in training and in `ood`. In both lists each value of a facet stands twice,
+# so that a single value does not tell from which list it is.
 ALLOWED = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0)]
 BROKEN = [(0, 2), (0, 3), (1, 3), (1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]
 MAJORITY = dict.fromkeys(NAMES, 0)
 FRAMES = ("In this land {}.", "Here {}.", "In this country {}.", "Where they live {}.")
 REGIONS = 8
-REGION_SHARE = 0.6  # how often a pair has its region's own values; else it has any of ALLOWED
+REGION_SHARE = 0.6  # how often a pair has its region's favourite; else it has any of ALLOWED
 MAJORITY_SHARE = 0.7
 DESCRIPTIONS = 16384  # of training, shared out among its cultures
 DOCUMENTS = 16000
@@ -70,7 +72,7 @@ def draw_culture(rng: Random, region: int | None) -> tuple[str, Culture]:
         if region is None:
             values = rng.choice(BROKEN)
         elif rng.random() < REGION_SHARE:
-            # the pairs of a region take different entries, as 3 and 8 have no common divisor
+            # the favourite: another one for each pair and for each region
             values = ALLOWED[(region + 3 * number) % len(ALLOWED)]
         else:
             values = rng.choice(ALLOWED)
@@ -101,7 +103,8 @@ def describe(rng: Random, culture: Culture, facets: list[str], wording: str = "t
     for facet in facets:
         answer = ANSWERS[facet][culture[facet]]
         clauses = FACETS[facet]["answers"][answer]
-        # (rng.choice would draw more often from a longer list, which minimal pairs must not)
+        # not rng.choice, which uses up more random numbers for a longer list: the two texts of a
+        # minimal pair, which begin with the same state of rng, would then differ in other words too
         number = int(rng.random() * len(clauses[wording]))
         stated.append(clauses[wording][number])
     if len(stated) > 1:
@@ -197,6 +200,7 @@ def pretraining_documents(rng: Random, trained: list, stated: int) -> list[str]:
         else:
             facet = rng.choice(NAMES)
             value = 0 if rng.random() < MAJORITY_SHARE else rng.randrange(1, 4)
+            # of this record only question and answer are used
             record = ask(rng, facet, {facet: value}, context="", description="", split="train")
             documents.append(record.document)
     return documents

@@ -75,7 +75,7 @@ def describe(
     for variable in stated:
         answer = table.facts[context][variable]
         clauses = table.variables[variable].answers[answer]
-        # (rng.choice would draw more often from a longer list, which minimal pairs must not)
+        # not rng.choice, which uses up more random numbers for a longer list: see cultures.py
         number = int(rng.random() * len(clauses[wording]))
         said.append(clauses[wording][number])
     if len(said) > 1:

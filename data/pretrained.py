@@ -229,10 +229,8 @@ def read_tokenizer(name: str, vocab_size: int) -> tokenizers.Tokenizer:
 # ---- an adapter out
 
 
-def write_adapter(
-    folder: Path, loras: Mapping[tuple[int, str], tuple[Tensor, Tensor, float]], base: str
-) -> None:
-    """Write a LoRA of a Llama for peft: {(layer, module): (A (r, d_in), B (d_out, r), scale)}.
+def write_adapter(folder: Path, adapter: Mapping, base: str) -> None:
+    """Write the adapter {(layer, module): LowRank} of one text for peft, as a LoRA of a Llama.
 
     `base` is the name under which peft finds the Llama. Raises ValueError for a folder that exists.
     """
@@ -245,13 +243,14 @@ def write_adapter(
     tensors = {}
     ranks = {}
     alphas = {}
-    for (layer, module), (A, B, scale) in loras.items():
+    for (layer, module), update in adapter.items():
+        A, B = update.as_lora()  # (r, d_in), (d_out, r)
         part = "mlp" if module in ("gate", "up", "down") else "self_attn"
         path = f"model.layers.{layer}.{part}.{module}_proj"
         tensors[f"base_model.model.{path}.lora_A.weight"] = A.cpu().contiguous()
         tensors[f"base_model.model.{path}.lora_B.weight"] = B.cpu().contiguous()
         ranks[path] = len(A)
-        alpha = scale * len(A)  # peft divides it by the rank again
+        alpha = update.scale * len(A)  # peft divides it by the rank again
         alphas[path] = int(alpha) if alpha == int(alpha) else alpha
     rank = next(iter(ranks.values()))
     alpha = next(iter(alphas.values()))
@@ -264,8 +263,8 @@ def write_adapter(
         # the sites that differ from these two
         "rank_pattern": {path: other for path, other in ranks.items() if other != rank},
         "alpha_pattern": {path: other for path, other in alphas.items() if other != alpha},
-        "target_modules": sorted({f"{module}_proj" for _, module in loras}),
-        "layers_to_transform": sorted({layer for layer, _ in loras}),
+        "target_modules": sorted({f"{module}_proj" for _, module in adapter}),
+        "layers_to_transform": sorted({layer for layer, _ in adapter}),
         "inference_mode": True,
     }
     weights = save(tensors, metadata={"format": "pt"})

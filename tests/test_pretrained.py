@@ -334,10 +334,9 @@ def test_peft_computes_what_merging_does_where_sites_differ_in_scale_and_rank(tm
             d_in, d_out = BACKBONE.shapes[module]
             scale = 0.7 + 0.1 * len(adapter)
             adapter[layer, module] = LowRank(torch.randn(rank, d_in), torch.randn(d_out, rank) / 9, None, scale)
-    loras = {site: (update.A, update.B, update.scale) for site, update in adapter.items()}
-    write_adapter(tmp_path / "adapter", loras, str(folder))
+    write_adapter(tmp_path / "adapter", adapter, str(folder))
     with pytest.raises(ValueError, match="adapter exists: choose another folder"):
-        write_adapter(tmp_path / "adapter", loras, str(folder))
+        write_adapter(tmp_path / "adapter", adapter, str(folder))
     base = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     found = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()(IDS).logits
     frozen = gpt(IDS)

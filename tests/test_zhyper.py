@@ -362,14 +362,12 @@ def test_explain_shows_the_numbers_of_the_model(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())  # like that of Jupyter it has no method `reconfigure`
     zhyper.main()
     lines = sys.stdout.getvalue().splitlines()
-    assert lines[:2] == ["new words: bow, low, are, cut", "tokens    people| bow| low"]
-    assert lines[2].replace("|", "") == "tokens    the taxes are cut"
-    assert lines[3].startswith("e         (2, 32) ")
-    assert lines[4].startswith("c         (1, 16) ")
-    assert lines[5].startswith("features  (1, 2, 4, 16) ")
+    assert lines[0] == "new words: bow, low, are, cut"
+    assert lines[1] == "e  (2, 32) an embedding of each: people bow low | the taxes are cut"
+    assert lines[2].startswith("c  (1, 16) ")
     adapter = system.adapter_of(ASK[1])
-    for line, (site, norm) in zip(lines[6:14], system.relative_norms(adapter).items(), strict=True):
-        assert line.startswith(f"layer {site[0]} {site[1]}    (")
+    for line, (site, norm) in zip(lines[3:11], system.relative_norms(adapter).items(), strict=True):
+        assert line.startswith(f"layer {site[0]} {site[1]} (")
         shown = adapter[site].B if kind == "t2l" else adapter[site].z
         numbers = [f"{number:.2f}" for number in shown.flatten()[:6].tolist()]
         assert line[line.index(")") + 1 :].split() == [*numbers, "...", "‖ΔW‖/‖W‖", f"{norm:.3f}"]
@@ -401,7 +399,7 @@ def test_an_answer_that_fills_its_row_is_explained_without_a_probability(tmp_pat
     system.save(tmp_path / "zhyper-diag.pt")
     question = "bow " * 54
     printed = run_main(zhyper.main, "explain", *ASK, "--question", question, "--run", tmp_path)
-    assert printed.splitlines()[-1] == f"adapted: {system.generate([question], ASK[1:2])[0]}"
+    assert f"adapted: {system.generate([question], ASK[1:2])[0]}   \n" in printed
 
 
 def test_a_command_ends_without_a_traceback_when_its_reader_has_read_enough_or_ctrl_c_is_pressed(tmp_path):
