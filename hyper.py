@@ -74,9 +74,9 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        # Z A is Z times each column of A. times_z wants vectors in the last axis, so A goes in
-        # transposed, (d_in, r), and the result, (b, d_in, r), is transposed back.
-        A = self.times_z(self.A.mT).mT
+        # Z A is Z times each of the d_in columns of A. times_z wants vectors in the last axis:
+        A = self.times_z(self.A.mT)  # (d_in, r) -> (b, d_in, r); without z as it was
+        A = A.mT  # (b, r, d_in)
         B = self.B
         if A.dim() == 3:
             A = A[row]
@@ -87,7 +87,8 @@ class LowRank:
     def take(self, index: Tensor) -> "LowRank":
         """The update whose row i is row index[i] of this one; what all rows share stays shared.
 
-        Zhyper.adapt makes so of an update for few texts one for the many rows that are under them.
+        Zhyper.adapt generates one update for each distinct text, and repeats it by `take` for every
+        row that has this text.
         """
         A = self.A[index] if self.A.dim() == 3 else self.A
         B = self.B[index] if self.B.dim() == 3 else self.B
@@ -125,7 +126,7 @@ class Trunk(nn.Module):
         self.noise = config.noise
         # (e - mean) / std, each of the batch's embeddings in training, later their running average.
         # differs from the paper, which takes e as it is: a fresh encoder embeds all texts almost
-        # alike.
+        # alike. (So a step of training needs two texts or more.)
         self.standardise = nn.BatchNorm1d(d_text, affine=False)
 
     def standardised(self, e: Tensor) -> Tensor:
@@ -143,12 +144,13 @@ class Trunk(nn.Module):
 
 
 class GatedTrunk(Trunk):
-    """Ours: of each statement SiLU(Linear(LayerNorm(Linear(e)))), and of their sum c gate[l,m] · c.
+    """Ours. `read`: SiLU(Linear(LayerNorm(Linear(e)))) of each statement. `forward`: gate[l,m] ⊙ c.
 
     differs from the paper, which embeds the text whole. The mean of embeddings says which words a
     text has, and not which belong together: "it backed A, it opposed B" and "it backed B, it
-    opposed A" have the same one. Each statement alone goes through the nonlinearity here, and the
-    sum is taken after it (Deep Sets, arXiv 1703.06114; deep averaging network, Iyyer 2015).
+    opposed A" have nearly the same one. Here each statement goes through the nonlinearity alone,
+    and Zhyper.embed takes the sum after it (Deep Sets, arXiv 1703.06114; deep averaging network,
+    Iyyer 2015).
 
     differs from the paper, which concatenates site and text and leaves it to an MLP to learn how
     the one changes what is done with the other. Here the site multiplies the text from the start.
@@ -189,7 +191,7 @@ class PaperTrunk(Trunk):
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__(config, layers, d_text)
         latent = self.latent
-        dropout = nn.Dropout(self.dropout)
+        dropout = nn.Dropout(self.dropout)  # one for all places: it has no weights
 
         def mlp(d_out: int) -> nn.Sequential:  # its last SiLU is as in the authors' code
             up = nn.Linear(latent, 4 * latent)
@@ -332,8 +334,8 @@ class ZhyperDiag(StaticLoRA):
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
         # A number of z is a sum of f products weight · feature. With std(weight) = spread/√f it
-        # has the std spread · std(features). At the start the gated trunk's features have a std
-        # of about 0.3 (measured), so that of z is 8 · 0.3 = 2.4.
+        # differs between texts `spread` times as much as a feature does: by 8 · 0.3 = 2.4 (0.3 is
+        # measured on the gated trunk before training).
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)
@@ -372,9 +374,9 @@ class TextToLoRA(Hypernetwork):
             head = nn.Linear(self.trunk.features, config.rank * (d_in + d_out))
             A = init_A(config.rank, d_in)
             B = torch.zeros(d_out, config.rank)
-            # Its authors' start: all texts have one LoRA, with B = 0. That does no harm here, since
-            # B is made of the text: the gradient of this weight contains the features, and after
-            # one step B differs between texts. Zhyper's B is shared, so there z has to differ.
+            # Its authors' start: whatever the text, the head emits its bias, a LoRA with B = 0. A
+            # step later B differs between texts, since the gradient of the head's weight contains
+            # the features. In Zhyper B is shared, and only z can differ: so it does from the start.
             nn.init.zeros_(head.weight)
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head

@@ -143,25 +143,26 @@ class Block(nn.Module):
         then only these are computed, (b, p, d).
         """
 
-        def linear(module: str, x: Tensor) -> Tensor:
+        def project(module: str, x: Tensor) -> Tensor:  # by one linear layer and its update
             return getattr(self, module)(x, updates.get((self.layer, module)))
 
         size = self.config.head_size
         y = self.input_layernorm(x)
-        q = rotate(split_heads(linear("q", y), size), rope)  # (b, h, t, s)
-        k = rotate(split_heads(linear("k", y), size), rope)  # (b, kv_heads, t, s)
-        v = split_heads(linear("v", y), size)
+        q = rotate(split_heads(project("q", y), size), rope)  # (b, h, t, s)
+        k = rotate(split_heads(project("k", y), size), rope)  # (b, kv_heads, t, s)
+        v = split_heads(project("v", y), size)
         grouped = self.config.kv_heads < self.config.heads
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         y = y.transpose(1, 2).flatten(2)  # (b, t, d)
-        if positions is not None:  # from here on no token looks at another
+        # All tokens were needed as keys and values. From here on no token looks at another.
+        if positions is not None:
             row = torch.arange(len(x), device=x.device)[:, None]  # (b, 1)
             x = x[row, positions]  # (b, p, d): of row i those at positions[i]
             y = y[row, positions]
-        x = x + linear("o", y)
+        x = x + project("o", y)
         y = self.post_attention_layernorm(x)
-        y = F.silu(linear("gate", y)) * linear("up", y)  # (b, t, inner)
-        return x + linear("down", y)
+        y = F.silu(project("gate", y)) * project("up", y)  # (b, t, inner)
+        return x + project("down", y)
 
 
 class GPT(nn.Module):
@@ -185,8 +186,8 @@ class GPT(nn.Module):
         self.apply(init_weights)
         # A block adds to the stream twice. Smaller weights there keep its variance (GPT-2).
         for block in self.layers:
-            for linear in (block.o, block.down):
-                nn.init.normal_(linear.weight, std=0.02 / (2 * config.layers) ** 0.5)
+            for weight in (block.o.weight, block.down.weight):
+                nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5)
 
     def linear(self, layer: int, module: str) -> Linear:
         """The linear layer of a site."""
@@ -277,8 +278,8 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """BERT, and one embedding of a text made of its hidden states.
 
-    Without a block it is the mean of word embeddings, each with its position and a LayerNorm. (In a
-    real BERT the embedding of token type 0 is a part of `position`: see data/pretrained.py.)
+    Without a block it is a mean of word embeddings, each with that of its position added and under
+    a LayerNorm.
     """
 
     pretrained_name: str | None = None  # the folder or hub name, if it has a real model's weights

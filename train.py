@@ -20,7 +20,7 @@ import string
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -92,8 +92,8 @@ class Config:
 
     steps: int = option(1000, "of training")
     lr: float = option(2e-3, "peak learning rate; three times that for A, B and the small encoder")
-    # each method has a rate of its own, and a preset scales all of them
-    lr_scale: float = option(1.0, "a factor on lr; 1 if lr is given")
+    # METHODS set lr, PRESETS set lr_scale, and --lr stands as it is given
+    lr_scale: float = option(1.0, "a factor on the lr of a method")
     descriptions_per_step: int = option(32, "how many descriptions a step reads")
     questions_per_description: int = option(4, "how many questions it asks about each, at most")
     evaluate: int | None = option(None, "how many records of a split are evaluated; None: all")
@@ -181,7 +181,7 @@ def configure(method: str, preset: str, given: dict) -> Config:
     check_choice("preset", preset, PRESETS)
     changes = PRESETS[preset] | METHODS[method] | given
     if "lr" in given:
-        changes["lr_scale"] = 1.0
+        changes["lr_scale"] = 1.0  # a rate that is given is meant as it is
     return Config(**changes)
 
 
@@ -209,6 +209,7 @@ def parameter_groups(system: Zhyper, lr: float) -> list[dict]:
     for name, weight in system.named_parameters():
         if not weight.requires_grad:
             continue
+        # (an A or a B that all texts share is called so: see hyper.Hypernetwork)
         if name.startswith(("hypernetwork.A.", "hypernetwork.B.", "encoder.")):
             fast.append(weight)
         else:
@@ -239,7 +240,7 @@ def train_loop(
         optimizer.load_state_dict(checkpoint["optimizer"])
         report = checkpoint["report"]
     done = report["steps"]
-    batches = islice(batches, done, steps)  # without those that were trained on already
+    batches = islice(batches, done, steps)  # drawn again from the start, without those done
     losses = []
     start = time.perf_counter()
     bar = tqdm(batches, desc=path.stem, total=steps, initial=done)
@@ -250,7 +251,8 @@ def train_loop(
             group["lr"] = learning_rate(step, steps) * group["peak"]
         # 2. forward
         loss, _ = system(rows, descriptions)
-        loss = loss.sum() / (rows.end - rows.start).sum()  # a mean over the tokens of all answers
+        tokens = (rows.end - rows.start).sum()  # of all answers, each with its end token
+        loss = loss.sum() / tokens
         # 3. backward
         optimizer.zero_grad()
         loss.backward()
@@ -284,7 +286,7 @@ def pretrain(
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good.
 
     It learns through `Zhyper.forward`, like all methods, but without descriptions and so without
-    updates.
+    updates. Of a packed row every token but the first counts as its answer.
     """
     texts = encode(system.tokenizer, documents, "document", no_end=True)
     eos = system.backbone.config.eos[0]
@@ -346,7 +348,8 @@ def fit(
     encoded = encoded._replace(rows=system.with_hidden_states(encoded.rows))
     counts = config.descriptions_per_step, config.questions_per_description
     drawn = draw(data.split("train"), *counts, config.seed)
-    batches = (encoded.take(index) for index in drawn)  # index: of the records of one step
+    # index: which of data.split("train") a step reads; `encoded` has them in the same order
+    batches = (encoded.take(index) for index in drawn)
     lr = config.lr * config.lr_scale
     return train_loop(path, system.train(), lr, config.steps, batches, config.seed, checkpoint)
 
@@ -374,7 +377,8 @@ def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[
     It has the same question, if any such record has another answer; else it is any description but
     its own. Raises ValueError if all descriptions are the same.
     """
-    texts_of = defaultdict(lambda: defaultdict(list))  # {question: {answer: descriptions}}
+    # {question: {answer: descriptions}}, as {"How do they greet?": {"bow": [...], "sing": [...]}}
+    texts_of = defaultdict(lambda: defaultdict(list))
     for record in records:
         texts_of[record.question][record.answer].append(record.description)
     all_texts = list(dict.fromkeys(record.description for record in records))
@@ -420,12 +424,17 @@ def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record],
             plan[split] = (records, [record.description for record in records])
     if not plan:
         raise ValueError(f"{data.name} has no records to evaluate: give some another split")
-    records, _ = plan.get("unseen", next(iter(plan.values())))
+    records, _ = controlled(plan)
     rng = random.Random(config.seed)
     plan["swapped"] = (records, swapped_descriptions(records, rng))
     plan["random"] = (records, [random_text(rng) for _ in records])
     plan["none"] = (records, None)
     return plan
+
+
+def controlled(splits: dict):
+    """Of {split: something} that of the split whose records the controls ask again."""
+    return splits["unseen"] if "unseen" in splits else next(iter(splits.values()))
 
 
 def evaluate(system: Zhyper, encoded: dict[str, Encoded]) -> dict:
@@ -453,8 +462,7 @@ def summary(exact: dict[str, Tensor]) -> dict:
     """
     accuracy = {name: right.float().mean().item() for name, right in exact.items()}
     if "swapped" in accuracy:
-        right = accuracy.get("unseen", next(iter(accuracy.values())))
-        accuracy["margin"] = right - accuracy["swapped"]
+        accuracy["margin"] = controlled(accuracy) - accuracy["swapped"]
     digits = {name: "".join(map(str, right.int().tolist())) for name, right in exact.items()}
     return {"accuracy": accuracy, "exact": digits}
 
@@ -485,15 +493,16 @@ def read_data(config: Config) -> Data:
     options = {name: getattr(config, name) for name in names}
     data = load(config.data, config.seed, **options)
     train = data.split("train")
-    trained = {record.context for record in train}
-    trained |= {(record.description, record.question) for record in train}
+    trained_contexts = {record.context for record in train}
+    trained_texts = {(record.description, record.question) for record in train}
     for split in SPLITS:
         records = data.split(split)
         if records:
             contexts = {record.context for record in records}
             say(f"{data.name}, {split}: {len(records)} records of {len(contexts)} contexts")
         for record in records:
-            known = {record.context, (record.description, record.question)} & trained
+            known = record.context in trained_contexts
+            known = known or (record.description, record.question) in trained_texts
             if known and split in ("unseen", "ood"):
                 problem = f"{record.context!r} or its description is in train, too"
                 say(f"{data.name}, {split}: {problem}, so this is no test")
@@ -601,7 +610,14 @@ def resume(folder: Path) -> dict:
 
 
 def go_on(folder: Path, results: dict) -> dict:
-    """Do what the results of a job do not hold yet; what was begun goes on from its checkpoint."""
+    """Do what the results of a job do not hold yet.
+
+    stopped in      found in the folder              goes on
+    pretraining     backbone.pt with a checkpoint    from its step
+    a training      METHOD.pt with a checkpoint      from its step
+    an evaluation   the same, at its last step       with the evaluation
+    between         a row in results.json            with the next method
+    """
     configs = {}
     for name in results["methods"]:
         configs[name] = configure(name, results["preset"], results["given"])
@@ -610,25 +626,29 @@ def go_on(folder: Path, results: dict) -> dict:
 
     # 1. everything is encoded before anything is trained: a text that is too long is known at once
     base_path = folder / "backbone.pt"
-    base, checkpoint = load_or_build(base_path, config, build_base, data)
-    jobs = {}  # of each method: its system, what it reads, its checkpoint
+    base, base_checkpoint = read_checkpoint(base_path, config.device)
+    if base is None:
+        base = build_base(data, config)
+    jobs = []  # what is left to do
     for name, method_config in configs.items():
-        if name not in results["rows"]:
-            path = folder / f"{name}.pt"
-            system, method_checkpoint = load_or_build(path, method_config, build_system, base)
-            encoded = encode_data(system, data, method_config)
-            jobs[name] = (system, encoded, method_checkpoint)
+        if name in results["rows"]:
+            continue
+        system, checkpoint = read_checkpoint(folder / f"{name}.pt", config.device)
+        if system is None:
+            system = build_system(base, method_config)
+        encoded = encode_data(system, data, method_config)
+        jobs.append((name, system, encoded, checkpoint))
 
-    # 2. the backbone, which the systems share
+    # 2. the backbone; new systems have the very one of `base`, so it is pretrained for them, too
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder, results)
     if not base.backbone.pretrained_name and "pretrain" not in results:
-        results["pretrain"] = pretrain(base_path, base, data.documents, config, checkpoint)
+        results["pretrain"] = pretrain(base_path, base, data.documents, config, base_checkpoint)
         write_results(folder, results)
         base.save(base_path)  # without a checkpoint, as it is finished
 
     # 3. each method, then what trains nothing
-    for name, (system, encoded, checkpoint) in jobs.items():
+    for name, system, encoded, checkpoint in jobs:
         path = folder / f"{name}.pt"
         row = train_method(path, system, data, encoded, configs[name], checkpoint)
         results["rows"][name] = row
@@ -640,12 +660,12 @@ def go_on(folder: Path, results: dict) -> dict:
     return results
 
 
-def load_or_build(path: Path, config: Config, build: Callable, start) -> tuple[Zhyper, dict | None]:
-    """The system in a file with its checkpoint, or else a new one: build(start, config)."""
+def read_checkpoint(path: Path, device: str) -> tuple[Zhyper | None, dict | None]:
+    """The system in a file, and the checkpoint of its training; None for both without a file."""
     if not path.exists():
-        return build(start, config), None
+        return None, None
     system, checkpoint = Zhyper.from_file(path)
-    return system.to(config.device), checkpoint
+    return system.to(device), checkpoint
 
 
 def train_method(
@@ -676,7 +696,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, dict]:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.argument_default = argparse.SUPPRESS  # what is not given is not there
     parser.add_argument("--methods", help=f"some of {','.join(METHODS)}")
-    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; the data set's own if left out")
+    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}, in place of the data set's own")
     parser.add_argument("--out", help="the folder to write; out/DATA-PRESET if left out")
     parser.add_argument("--resume", help="the folder of a run that goes on, with all its options")
     for setting in fields(Config):
@@ -701,7 +721,9 @@ def run_or_resume(given: dict) -> None:
     try:
         results = resume(folder) if stopped else run(folder, methods, preset, given)
     except KeyboardInterrupt:
-        sys.exit(f"stopped: python train.py --resume {folder} goes on")
+        sys.exit(
+            f"stopped: python train.py --resume {folder} goes on" if folder.exists() else "stopped"
+        )
     print(table(results["rows"]))
     print(f"{time.time() - start:.0f} seconds")
 

@@ -114,15 +114,16 @@ class Zhyper(nn.Module):
         """
         check_list("descriptions", descriptions)
         parts = [self.parts_of(text) for text in descriptions]
-        # each part is embedded once, in however many texts it stands
+        # c of a text with n parts is Σ read(e of the part) / √n. This is a product of matrices, so
+        # that a part is embedded and read only once, in however many texts it stands.
         distinct = dict.fromkeys(itertools.chain(*parts))
         index_of = {part: i for i, part in enumerate(distinct)}
-        share = torch.zeros(len(parts), len(distinct))  # (b, n): how each part counts in each text
+        weights = torch.zeros(len(parts), len(distinct))  # (b, n): of each part in each text
         for i, parts_of_text in enumerate(parts):
             for part in parts_of_text:
-                share[i, index_of[part]] += 1 / len(parts_of_text) ** 0.5
+                weights[i, index_of[part]] += 1 / len(parts_of_text) ** 0.5
         e = self.embed_parts(list(distinct))  # (n, d_text)
-        return share.to(self.device) @ self.hypernetwork.trunk.read(e)
+        return weights.to(self.device) @ self.hypernetwork.trunk.read(e)  # (b, n) @ (n, d_c)
 
     def embed_parts(self, parts: Sequence[str]) -> Tensor:
         """The embedding of each part, (n, d_text); a frozen encoder's are kept."""
@@ -136,7 +137,8 @@ class Zhyper(nn.Module):
     def encode_parts(self, parts: Sequence[str]) -> list[list[int]]:
         """The token ids of each part; raises ValueError as `embed` does."""
         what = "statement" if self.hypernetwork.trunk.reads_statements else "description"
-        return encode(self.encoder_tokenizer, parts, what, self.encoder.config.block_size)
+        longest = self.encoder.config.block_size
+        return encode(self.encoder_tokenizer, parts, what, longest=longest)
 
     def run_encoder(self, texts: Sequence[str]) -> Tensor:
         """The embedding of each text, (n, d_text)."""
@@ -216,8 +218,9 @@ class Zhyper(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """(n, d) -> (n, vocab_size): the backbone's, with all its end tokens taken as the first.
 
-        A real model may have several. Whichever it writes, the answer has ended; so training,
-        scoring and generation see one end token, as probable as all of them together.
+        The small backbone has one end token, so these are its logits as they are. A real model may
+        have several. Whichever it writes, the answer has ended; so training, scoring and generation
+        see one end token, as probable as all of them together.
         """
         logits = self.backbone.logits(x)
         first, *others = self.backbone.config.eos
@@ -238,12 +241,16 @@ class Zhyper(nn.Module):
         x = rows.hidden_states  # (b, t, d): what the lowest adapted layer reads
         if x is None:
             x = self.hidden_states(rows.ids)
-        # of the last layer only those positions are computed that predict an answer's tokens
-        positions, mask = answer_positions(rows)  # (b, p) each; an answer has at most p tokens
-        targets = rows.ids.gather(1, positions + 1)  # (b, p): the token at i is predicted at i - 1
+        # A token predicts the next one. Two rows, | before the answer, E the end token, - padding:
+        #     ids         a b c | X E -   and   a b | X Y Z E
+        #     positions       2   3 .       and     1   2 3 4     . where the mask is false
+        #     targets             X E .     and         X Y Z E
+        positions, mask = answer_positions(rows)  # (b, p) each, p tokens being the longest answer
+        targets = rows.ids.gather(1, positions + 1)  # (b, p)
         positions, mask, targets = [each.to(self.device) for each in (positions, mask, targets)]
+        # of the last layer only these positions are computed
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer, positions=positions)
-        logits = self.logits(x[mask])  # x (b, p, d), x[mask] (n, d), logits (n, vocab_size)
+        logits = self.logits(x[mask])  # (b, p, d) -> (n, d) -> (n, vocab_size)
         loss = torch.zeros(mask.shape, device=self.device)  # (b, p)
         loss[mask] = F.cross_entropy(logits, targets[mask], reduction="none")
         right = torch.ones_like(mask)  # (b, p)
@@ -275,7 +282,7 @@ class Zhyper(nn.Module):
         eos = config.eos[0]
         texts = self.prompts(questions, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
-        prompts = encode(self.tokenizer, texts, "prompt", longest, no_end=True)
+        prompts = encode(self.tokenizer, texts, "prompt", longest=longest, no_end=True)
         rows = [list(prompt) for prompt in prompts]  # they grow by a token in each round
         adapter = self.eval().adapt(descriptions)
         for _ in range(max_new_tokens):
@@ -347,10 +354,7 @@ class Zhyper(nn.Module):
             "trained_words": sorted(self.trained_words),
             "checkpoint": checkpoint,
         }
-        for (
-            part,
-            network,
-        ) in self.named_children():  # backbone, encoder, hypernetwork: what is there
+        for part, network in self.named_children():  # of the three those that there are
             name = getattr(network, "pretrained_name", None)
             if name:
                 content[part] = {"pretrained_name": name}
@@ -445,10 +449,10 @@ USAGE = """/describe TEXT  answer as it says; before that, both answers are the 
 anything else   a question"""
 
 
-def probability(system: Zhyper, question: str, answer: str, description: str | None) -> str:
+def probability(system: Zhyper, question: str, answer: str, descriptions: list[str] | None) -> str:
     """How probable an answer is, as "(0.83)"; "" for an empty one, or one that fills its row."""
     try:
-        loss, _ = system.score([question], [answer], description and [description])
+        loss, _ = system.score([question], [answer], descriptions)
     except ValueError:
         return ""
     return f"({(-loss).exp().item():.2f})"
@@ -457,8 +461,9 @@ def probability(system: Zhyper, question: str, answer: str, description: str | N
 def print_answers(system: Zhyper, question: str, description: str | None) -> None:
     """The frozen and the adapted answer, each with the probability that its model gives it."""
     for name, text in (("frozen:", None), ("adapted:", description)):
-        (answer,) = system.generate([question], text and [text])
-        print(f"{name:9}{answer}   {probability(system, question, answer, text)}")
+        descriptions = None if text is None else [text]
+        (answer,) = system.generate([question], descriptions)
+        print(f"{name:9}{answer}   {probability(system, question, answer, descriptions)}")
 
 
 def print_new_words(system: Zhyper, description: str) -> None:
@@ -518,7 +523,8 @@ def explain(system: Zhyper, args) -> None:
     for part in parts:
         others = [other for other in parts if other != part]
         if others:
-            print(" ", probability(system, question, answer, "; ".join(others)), "without:", part)
+            number = probability(system, question, answer, ["; ".join(others)])
+            print(f"  {number} without: {part}")
 
 
 def export(system: Zhyper, args) -> None:
@@ -527,11 +533,16 @@ def export(system: Zhyper, args) -> None:
     print(f"written to {args.to}")
 
 
-COMMANDS = {  # each with the options that it needs
-    chat: {},
-    explain: {"description": "the text to adapt to", "question": "what to ask"},
-    export: {"description": "the text to adapt to", "to": "the folder to write"},
+HELP = {
+    "description": "the text to adapt to",
+    "question": "what to ask",
+    "to": "the folder to write",
 }
+COMMANDS = [  # each with the options that it needs
+    (chat, []),
+    (explain, ["description", "question"]),
+    (export, ["description", "to"]),
+]
 
 
 def run_command(parser: argparse.ArgumentParser, command: Callable[[], None]) -> None:
@@ -553,18 +564,20 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], None]) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description="Use what python train.py has trained.")
     commands = parser.add_subparsers(required=True)
-    for function, needed in COMMANDS.items():
+    for function, needed in COMMANDS:
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
         command.add_argument("--run", default=SHIPPED, help="the run folder")
         command.add_argument("--method", default="zhyper-diag", help="one of its methods")
         command.add_argument("--device", default="cpu", choices=DEVICES)
-        for option, text in needed.items():
-            command.add_argument(f"--{option}", required=True, help=text)
+        for option in needed:
+            command.add_argument(f"--{option}", required=True, help=HELP[option])
     args = parser.parse_args()
-    run_command(
-        parser, lambda: args.function(Zhyper.load(args.run, args.method, args.device), args)
-    )
+
+    def load_and_run() -> None:
+        args.function(Zhyper.load(args.run, args.method, args.device), args)
+
+    run_command(parser, load_and_run)
 
 
 if __name__ == "__main__":

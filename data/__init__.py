@@ -82,21 +82,20 @@ def load(name: str, seed: int = 0, **options: int | str | None) -> Data:
     out. Raises ValueError for an unknown name, for an option that the data set does not take and
     for a bad record, FileNotFoundError for a missing file.
     """
-    options = {option: value for option, value in options.items() if value is not None}
+    given = {option: value for option, value in options.items() if value is not None}
+    known = ()  # the options that this data set takes
     if name in BUILT_IN:
         module = importlib.import_module(f"data.{name}")
         known = inspect.signature(module.load).parameters
-    elif name.endswith(".jsonl"):
-        known = ()
-    else:
+    elif not name.endswith(".jsonl"):
         choices = ", ".join(BUILT_IN)
         raise ValueError(f"unknown data set {name!r}: choose from {choices}, or give a file.jsonl")
-    for option in options:
+    for option in given:
         if option not in known:
             flag = f"--{option.replace('_', '-')}"
             raise ValueError(f"the data set {name} has no such option: leave out {flag}")
     if name in BUILT_IN:
-        return module.load(seed, **options)
+        return module.load(seed, **given)
     return read_jsonl(Path(name))
 
 
@@ -142,6 +141,7 @@ def parse_record(line: bytes) -> Record:
         value = fields.get(name)
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{name!r} must be a text that is not empty: write one")
+        # JSON can spell half of a pair of surrogates, which no tokenizer takes
         if any("\ud800" <= letter <= "\udfff" for letter in value):
             raise ValueError(f"{name!r} holds half a character, which is not text: remove it")
     if fields["split"] not in SPLITS:

@@ -75,7 +75,7 @@ def answer_positions(rows: Rows) -> tuple[Tensor, Tensor]:
     most = (rows.end - rows.start).max()
     positions = rows.start[:, None] - 1 + torch.arange(most)  # (b, p)
     mask = positions < rows.end[:, None] - 1
-    # what the mask leaves out must still lie in the row, before its last token
+    # also where the mask is false, position + 1 must be in the row: at most t - 1
     return positions.clamp(max=rows.ids.shape[1] - 2), mask
 
 

@@ -11,14 +11,16 @@ it. The first answer of a facet is its majority value. Most clauses, those under
 written by people who saw the questions and the answers alone; so were the two "own_words" of each
 answer, by others, which no training ever sees.
 
-Neighbouring facets form pairs, as greeting and time. Their values go together: of the 16 pairs of
-values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are on time or an
-hour late. Only `ood` has the other 8, `BROKEN`. A culture comes from one of eight regions. For each
-pair of facets a region has one favourite among `ALLOWED`, which most of its cultures have.
+Neighbouring facets form pairs, as greeting and time, and their values go together. Of the 16 pairs
+of values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are on time or an
+hour late. Only `ood` has the other 8, `BROKEN`.
 
-Half of the descriptions of training state fewer facets, so that each clause is also read on its
-own. Half of all of them are asked one question more, about a facet that they do not state; its
-answer is the majority value.
+A culture comes from one of eight regions. For each pair of facets a region has a favourite among
+`ALLOWED`, which most of its cultures have.
+
+Of the training descriptions one half states fewer facets, so that each clause is also read on its
+own. Drawn apart from that, one half is asked one more question, about a facet that the description
+does not state; its answer is the majority value.
 
 The backbone reads the `documents`. Two thirds of them are questions without a description, which
 are answered by the majority value seven times in ten; one third are descriptions of training
@@ -72,7 +74,7 @@ def draw_culture(rng: Random, region: int | None) -> tuple[str, Culture]:
         if region is None:
             values = rng.choice(BROKEN)
         elif rng.random() < REGION_SHARE:
-            # the favourite: another one for each pair and for each region
+            # the favourite: no two regions, and no two pairs of a region, have the same
             values = ALLOWED[(region + 3 * number) % len(ALLOWED)]
         else:
             values = rng.choice(ALLOWED)
@@ -103,8 +105,8 @@ def describe(rng: Random, culture: Culture, facets: list[str], wording: str = "t
     for facet in facets:
         answer = ANSWERS[facet][culture[facet]]
         clauses = FACETS[facet]["answers"][answer]
-        # not rng.choice, which uses up more random numbers for a longer list: the two texts of a
-        # minimal pair, which begin with the same state of rng, would then differ in other words too
+        # Not rng.choice: how often it draws depends on the length of the list. The texts of a
+        # minimal pair begin with the same state of rng, and must differ in one clause alone.
         number = int(rng.random() * len(clauses[wording]))
         stated.append(clauses[wording][number])
     if len(stated) > 1:
@@ -155,7 +157,16 @@ def training_records(rng: Random, trained: list, stated: int) -> list[Record]:
 
 
 def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> list[Record]:
-    """The records of one description of every split; of `minimal_pairs` they are of two."""
+    """The records of one description of every split; of `minimal_pairs` they are of two.
+
+    split                        culture                states              is asked
+    validation, seen             a training culture     `stated` facets     what is stated
+    new_wording                  a training culture     ... held-out        what is stated
+    unseen, own_words_four       a new one              `stated` facets     what is stated
+    own_words                    a new one              one facet           what is stated
+    ood                          one of no region       whole pairs         what is stated
+    locality                     a new one              `stated` facets     what is left open
+    """
     records = []
     wordings = {"new_wording": "held_out", "own_words": "own_words", "own_words_four": "own_words"}
     for split in ("validation", "seen", "unseen", "ood", "locality", *wordings):

@@ -29,7 +29,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:
     """A tokenizer saved by its `to_str`, set so that "<eos>" typed by a user is mere text."""
     tokenizer = tokenizers.Tokenizer.from_str(text)
-    # True means, despite its name, that a special token in a text is split like any other text.
+    # (By its name one would expect the contrary: True lets it split "<eos>" like any other text.)
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -59,9 +59,9 @@ def encode(
     for text, encoding in zip(texts, encodings, strict=True):
         ids = encoding.ids
         if no_end:
-            while ids and encoding.special_tokens_mask[len(ids) - 1]:
+            while ids and encoding.special_tokens_mask[len(ids) - 1]:  # the last one is special
                 ids = ids[:-1]
-        if unknown in encoding.tokens:
+        if unknown is not None and unknown in encoding.tokens:
             start, end = encoding.offsets[encoding.tokens.index(unknown)]
             problem = f"the {what} {text[:40]!r} holds {text[start:end]!r}"
             raise ValueError(f"{problem}, which the tokenizer does not know: use other words")
