@@ -63,6 +63,8 @@ CUT = {  # a text: its statements
     "people bow; tea is cold; and a queen rules": ["people bow", "tea is cold", "a queen rules"],
     "people bow, tea is cold, and a queen and a king rule.": ["people bow", "tea is cold", "a queen and a king rule"],
     "1,000 people bow": ["1,000 people bow"],
+    "it backed the U.S. army, AND then\nit slept": ["it backed the U.S. army", "then", "it slept"],
+    "people in the USA. sing, andante": ["people in the USA", "sing", "andante"],
     "people bow": ["people bow"],
     " ?! ": [],
 }
