@@ -36,7 +36,7 @@ from data.pretrained import read_tokenizer
 from data.tokenizer import encode, train_tokenizer
 from hyper import HYPERNETWORKS, TRUNKS, HyperConfig
 from model import GPT, MODULES, Encoder, EncoderConfig, ModelConfig
-from zhyper import DEVICES, Zhyper, run_command, words_of, write_file
+from zhyper import DEVICES, Zhyper, number_distinct, run_command, words_of, write_file
 
 BLOCK_SIZE = 256  # the longest text of the small networks, in tokens
 HEADS = 4  # of their attention
@@ -323,17 +323,15 @@ def encode_records(
     Raises ValueError for the first text that is too long, empty or cannot be read.
     """
     if system.encoder and descriptions:
-        parts = dict.fromkeys(part for text in descriptions for part in system.parts_of(text))
-        system.encode_parts(list(parts))  # only for its error: training encodes what a step reads
+        # here only for the error that it may raise; training encodes again what a step reads
+        parts = number_distinct(part for text in descriptions for part in system.parts_of(text))
+        system.encode_parts(list(parts))
     prompts = system.prompts([record.question for record in records], descriptions)
     answers = [record.answer for record in records]
     pairs = list(zip(prompts, answers, strict=True))  # of each record
-    distinct = list(dict.fromkeys(pairs))  # of each row
-    index_of = {pair: i for i, pair in enumerate(distinct)}
-    rows = system.encode_rows(
-        [prompt for prompt, _ in distinct], [answer for _, answer in distinct]
-    )
-    return Encoded(rows, [index_of[pair] for pair in pairs], descriptions)
+    row_of = number_distinct(pairs)
+    rows = system.encode_rows([prompt for prompt, _ in row_of], [answer for _, answer in row_of])
+    return Encoded(rows, [row_of[pair] for pair in pairs], descriptions)
 
 
 def fit(

@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict
@@ -116,13 +116,12 @@ class Zhyper(nn.Module):
         parts = [self.parts_of(text) for text in descriptions]
         # c of a text with n parts is Σ read(e of the part) / √n. This is a product of matrices, so
         # that a part is embedded and read only once, in however many texts it stands.
-        distinct = dict.fromkeys(itertools.chain(*parts))
-        index_of = {part: i for i, part in enumerate(distinct)}
-        weights = torch.zeros(len(parts), len(distinct))  # (b, n): of each part in each text
+        index_of = number_distinct(itertools.chain(*parts))
+        weights = torch.zeros(len(parts), len(index_of))  # (b, n): of each part in each text
         for i, parts_of_text in enumerate(parts):
             for part in parts_of_text:
                 weights[i, index_of[part]] += 1 / len(parts_of_text) ** 0.5
-        e = self.embed_parts(list(distinct))  # (n, d_text)
+        e = self.embed_parts(list(index_of))  # (n, d_text)
         return weights.to(self.device) @ self.hypernetwork.trunk.read(e)  # (b, n) @ (n, d_c)
 
     def embed_parts(self, parts: Sequence[str]) -> Tensor:
@@ -159,12 +158,10 @@ class Zhyper(nn.Module):
         if isinstance(descriptions, Tensor):
             return self.hypernetwork(descriptions)
         check_list("descriptions", descriptions)
-        # Each text is encoded, and its update generated, once. Then every row looks up its own:
-        # of ["bow", "sing", "bow"] the texts are ["bow", "sing"] and the index is [0, 1, 0].
-        texts = list(dict.fromkeys(descriptions))
-        c = self.embed(texts) if self.hypernetwork.reads_text else None
+        # each text is embedded, and its update generated, once; then every row looks up its own
+        index_of = number_distinct(descriptions)
+        c = self.embed(list(index_of)) if self.hypernetwork.reads_text else None
         adapter = self.hypernetwork(c)
-        index_of = {text: i for i, text in enumerate(texts)}
         index = torch.tensor([index_of[text] for text in descriptions], device=self.device)  # (b,)
         return {site: update.take(index) for site, update in adapter.items()}
 
@@ -422,6 +419,15 @@ def split_statements(text: str) -> list[str]:
     marks = r"(?:[,;!?]|(?<!\b[A-Z])\.)+(?=\s|$)|\n"
     parts = [re.sub(r"^\s*and\s", "", part, flags=re.IGNORECASE) for part in re.split(marks, text)]
     return [part.strip() for part in parts if any(map(str.isalnum, part))]
+
+
+def number_distinct(items: Iterable[Hashable]) -> dict:
+    """A number for each different item, in the order of their first places.
+
+    >>> number_distinct(["bow", "sing", "bow"])
+    {'bow': 0, 'sing': 1}
+    """
+    return {item: number for number, item in enumerate(dict.fromkeys(items))}
 
 
 def words_of(text: str) -> list[str]:
