@@ -5,9 +5,10 @@
     Text-to-LoRA   ΔW[l,m] = scale · B[l,m](c) · A[l,m](c)         A and B generated whole
 
 c is what is read of a description, and (l, m) is a *site*: the layer and the module of an adapted
-weight. Z is diag(z), or a square of r × r. A *trunk* makes c of the embeddings of a text's parts,
-and of c a vector of features for every site. A *head* for each module, shared by all layers, turns
-these features into z, or for Text-to-LoRA into A and B.
+weight. Z is diag(z), or a square of r × r. A *trunk* does two things. It reads the embedding of
+each part of a text, which Zhyper.embed adds up to c; and of c it makes a vector of features for
+every site. A *head* for each module, shared by all layers, turns these features into z, or for
+Text-to-LoRA into A and B.
 
 The paper is "Zhyper: Factorized Hypernetworks for Conditioned LLM Fine-Tuning", arXiv 2510.19733;
 its authors' code is machinelearningnuremberg/Zhyper.
@@ -124,7 +125,7 @@ class Trunk(nn.Module):
     def __init__(self, config: HyperConfig, layers: int, d_text: int):  # layers: the adapted ones
         super().__init__()
         self.noise = config.noise
-        # (e - mean) / std, each of the batch's embeddings in training, later their running average.
+        # (e - mean) / std: in training of the embeddings of a step, later their running averages.
         # differs from the paper, which takes e as it is: a fresh encoder embeds all texts almost
         # alike. (So a step of training needs two texts or more.)
         self.standardise = nn.BatchNorm1d(d_text, affine=False)
@@ -186,12 +187,12 @@ class PaperTrunk(Trunk):
 
     latent = 128  # the width of its residual stream
     features = 512
-    dropout = 0.05
+    dropout_rate = 0.05
 
     def __init__(self, config: HyperConfig, layers: int, d_text: int):
         super().__init__(config, layers, d_text)
         latent = self.latent
-        dropout = nn.Dropout(self.dropout)  # one for all places: it has no weights
+        dropout = nn.Dropout(self.dropout_rate)  # one for all places: it has no weights
 
         def mlp(d_out: int) -> nn.Sequential:  # its last SiLU is as in the authors' code
             up = nn.Linear(latent, 4 * latent)
@@ -333,9 +334,10 @@ class ZhyperDiag(StaticLoRA):
         super().__init__(config, layers, shapes, d_text)
         # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
         # training first learns one adapter for all of them and rarely escapes that solution.
-        # A number of z is a sum of f products weight · feature. With std(weight) = spread/√f it
-        # differs between texts `spread` times as much as a feature does: by 8 · 0.3 = 2.4 (0.3 is
-        # measured on the gated trunk before training).
+        #     a number of z    = a sum of f products weight · feature
+        #     std(weight)      = spread / √f
+        #     std of z         = spread · std of a feature = 8 · 0.3 = 2.4, between texts; 0.3 was
+        #                        measured on the gated trunk before training
         modules = len(config.modules)
         size = self.z_size(config.rank)
         outputs = math.prod(size)
@@ -349,8 +351,8 @@ class ZhyperDiag(StaticLoRA):
         """{module: z of each layer, (b, r)}; for the square (b, r, r)."""
         features = self.trunk(c)  # (b, l, m, f)
         # a linear layer for each module m, all in one product: weight[m] · features + bias[m];
-        # o are the outputs of a head, r or r²
-        z = torch.einsum("blmf,mof->blmo", features, self.head_weight) + self.head_bias
+        # n are the outputs of a head, r or r²
+        z = torch.einsum("blmf,mnf->blmn", features, self.head_weight) + self.head_bias
         z = z.unflatten(-1, self.z_size(self.config.rank))
         # z[:, :, i] is (b, l, r) or (b, l, r, r); unbind takes it apart into one for each layer
         return {module: z[:, :, i].unbind(1) for i, module in enumerate(self.config.modules)}
@@ -376,7 +378,8 @@ class TextToLoRA(Hypernetwork):
             B = torch.zeros(d_out, config.rank)
             # Its authors' start: whatever the text, the head emits its bias, a LoRA with B = 0. A
             # step later B differs between texts, since the gradient of the head's weight contains
-            # the features. In Zhyper B is shared, and only z can differ: so it does from the start.
+            # the features. We observed that T2L trains well from here, and that Zhyper does not
+            # where z is the same for all texts; no theory says so.
             nn.init.zeros_(head.weight)
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head

@@ -101,8 +101,9 @@ class Linear(nn.Linear):
 def rotary(t: int, head_size: int, theta: float, device: torch.device) -> Tensor:
     """cos and sin, (2, t, s), of the angles by which a head's numbers turn at t positions.
 
-    Numbers i and i + s/2 of a query or a key are the two coordinates of a point. At position n it
-    is turned by the angle n · theta^(-2i/s). The product of a query and a key then depends on how
+    Numbers i and i + s/2 of a query or a key are the two coordinates of a point: of four numbers
+    the first and the third, the second and the fourth. At position n it is turned by the angle
+    n · theta^(-2i/s). The product of a query and a key then depends on how
     far apart they are (RoFormer, arXiv 2104.09864).
     """
     n = torch.arange(t, device=device).float()
@@ -161,7 +162,7 @@ class Block(nn.Module):
             y = y[row, positions]
         x = x + project("o", y)
         y = self.post_attention_layernorm(x)
-        y = F.silu(project("gate", y)) * project("up", y)  # (b, t, inner)
+        y = F.silu(project("gate", y)) * project("up", y)  # (b, t, inner) or (b, p, inner)
         return x + project("down", y)
 
 
@@ -201,7 +202,7 @@ class GPT(nn.Module):
         end: int | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """The hidden states (b, t, d) after layers[start:end], one or more, from those before.
+        """x (b, t, d) through layers[start:end], of which there must be one or more.
 
         Given `positions` (b, p), the last of these layers computes only those: (b, p, d).
         """
@@ -278,8 +279,7 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """BERT, and one embedding of a text made of its hidden states.
 
-    Without a block it is a mean of word embeddings, each with that of its position added and under
-    a LayerNorm.
+    Without a block it is the mean over a text's tokens of LayerNorm(word + position).
     """
 
     pretrained_name: str | None = None  # the folder or hub name, if it has a real model's weights
@@ -288,6 +288,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.word = nn.Embedding(config.vocab_size, config.width)
+        # (a real BERT's embedding of token type 0 is added to these when it is read)
         self.position = nn.Embedding(config.block_size, config.width)
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))

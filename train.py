@@ -42,7 +42,6 @@ BLOCK_SIZE = 256  # the longest text of the small networks, in tokens
 HEADS = 4  # of their attention
 PRETRAIN_ROWS, PRETRAIN_TOKENS = 8, 128  # of a step of pretraining
 LOG_EVERY = 50  # steps from one line of the log, and checkpoint, to the next
-MAY_BE_ZERO = ("seed", "encoder_layers", "lowest_layer", "noise")  # of the options
 
 
 # ---- the options: a method and a preset are changes of them
@@ -92,8 +91,7 @@ class Config:
 
     steps: int = option(1000, "of training")
     lr: float = option(2e-3, "peak learning rate; three times that for A, B and the small encoder")
-    # METHODS set lr, PRESETS set lr_scale, and --lr stands as it is given
-    lr_scale: float = option(1.0, "a factor on the lr of a method")
+    lr_scale: float = 1.0  # a preset's factor on the lr of each method
     descriptions_per_step: int = option(32, "how many descriptions a step reads")
     questions_per_description: int = option(4, "how many questions it asks about each, at most")
     evaluate: int | None = option(None, "how many records of a split are evaluated; None: all")
@@ -109,11 +107,12 @@ class Config:
             raise ValueError(f"modules is {self.modules!r}: name each once")
         if self.width % (2 * HEADS):  # rotary positions take the numbers of a head in pairs
             raise ValueError(f"width is {self.width}: choose a multiple of {2 * HEADS}")
-        if self.descriptions_per_step < 2:  # they are standardised over the batch
+        if self.descriptions_per_step == 1:  # they are standardised over the batch
             raise ValueError("descriptions_per_step is 1: choose 2 or more")
+        may_be_zero = ("seed", "encoder_layers", "lowest_layer", "noise")
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if type(value) in (int, float) and value <= 0 and setting.name not in MAY_BE_ZERO:
+            if type(value) in (int, float) and value <= 0 and setting.name not in may_be_zero:
                 raise ValueError(f"{setting.name} is {value}: it must be more than 0")
 
 
@@ -123,7 +122,9 @@ def check_choice(what: str, name: str, known) -> None:
         raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
 
 
-METHODS = {  # ranks and rates are those that suit each best; Zhyper's higher ranks cost little
+# Ranks and rates are those that suit each best; Zhyper's higher ranks cost little. The trunk is the
+# paper's in t2l and in names that end in -paper, else the gated one.
+METHODS = {
     "frozen": {},
     "prompt": {"description_in_prompt": True},
     "lora": {"kind": "lora", "rank": 8},
@@ -140,7 +141,7 @@ PRESETS = {
     "default": {},
     # fewer cultures, which can be learned by heart, and more that is stated at once
     "hard": {"contexts": 64, "stated": 6},
-    # at half of the methods' own rates the loss of votes stays high until the rate falls
+    # with 0.5 the loss stays high until the rate falls
     "votes": {"steps": 1600, "lr_scale": 0.25},
     "atlas": {"lr_scale": 0.5},
     # One layer and few tokens a step: what it learns in half a minute tells whether all works.
@@ -176,7 +177,7 @@ PRESETS = {
 
 
 def configure(method: str, preset: str, given: dict) -> Config:
-    """The options of a method: a preset's, then the method's own, then what the user has given."""
+    """The options of a method: a preset's, over them the method's own, over these the user's."""
     check_choice("method", method, METHODS)
     check_choice("preset", preset, PRESETS)
     changes = PRESETS[preset] | METHODS[method] | given
@@ -240,7 +241,7 @@ def train_loop(
         optimizer.load_state_dict(checkpoint["optimizer"])
         report = checkpoint["report"]
     done = report["steps"]
-    batches = islice(batches, done, steps)  # drawn again from the start, without those done
+    batches = islice(batches, done, steps)  # (those that are done are drawn again, and skipped)
     losses = []
     start = time.perf_counter()
     bar = tqdm(batches, desc=path.stem, total=steps, initial=done)
@@ -301,11 +302,15 @@ def pretrain(
 
 
 class Encoded(NamedTuple):
-    """Records as token ids. Records with the same question and answer share a row."""
+    """Records as token ids. Records with the same question and answer share a row.
+
+    Of three records, the first and the last of which ask and answer the same, there are two rows,
+    and row_of is [0, 1, 0].
+    """
 
     rows: Rows
-    row_of: list[int]  # of each record
-    descriptions: list[str] | None  # of each record
+    row_of: list[int]  # of each record, in their order
+    descriptions: list[str] | None  # of each record, in their order
 
     def take(self, index: Sequence[int]) -> tuple[Rows, list[str] | None]:
         """The batch of the records at `index`: a row and a description for each."""
@@ -373,7 +378,8 @@ def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[
     """For each record the description of another one, which has another answer.
 
     It has the same question, if any such record has another answer; else it is any description but
-    its own. Raises ValueError if all descriptions are the same.
+    its own. So a record that is answered "bow" gets the description of one that is answered "sing".
+    Raises ValueError if all descriptions are the same.
     """
     # {question: {answer: descriptions}}, as {"How do they greet?": {"bow": [...], "sing": [...]}}
     texts_of = defaultdict(lambda: defaultdict(list))
@@ -422,7 +428,7 @@ def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record],
             plan[split] = (records, [record.description for record in records])
     if not plan:
         raise ValueError(f"{data.name} has no records to evaluate: give some another split")
-    records, _ = controlled(plan)
+    records, _ = plan[controlled_split(plan)]
     rng = random.Random(config.seed)
     plan["swapped"] = (records, swapped_descriptions(records, rng))
     plan["random"] = (records, [random_text(rng) for _ in records])
@@ -430,9 +436,9 @@ def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record],
     return plan
 
 
-def controlled(splits: dict):
-    """Of {split: something} that of the split whose records the controls ask again."""
-    return splits["unseen"] if "unseen" in splits else next(iter(splits.values()))
+def controlled_split(splits: Sequence[str] | dict) -> str:
+    """The split whose records the controls ask again: `unseen`, or else the first."""
+    return "unseen" if "unseen" in splits else next(iter(splits))
 
 
 def evaluate(system: Zhyper, encoded: dict[str, Encoded]) -> dict:
@@ -460,7 +466,7 @@ def summary(exact: dict[str, Tensor]) -> dict:
     """
     accuracy = {name: right.float().mean().item() for name, right in exact.items()}
     if "swapped" in accuracy:
-        accuracy["margin"] = controlled(accuracy) - accuracy["swapped"]
+        accuracy["margin"] = accuracy[controlled_split(accuracy)] - accuracy["swapped"]
     digits = {name: "".join(map(str, right.int().tolist())) for name, right in exact.items()}
     return {"accuracy": accuracy, "exact": digits}
 
@@ -610,6 +616,9 @@ def resume(folder: Path) -> dict:
 def go_on(folder: Path, results: dict) -> dict:
     """Do what the results of a job do not hold yet.
 
+    A system in a file has a backbone of its own. New systems have the very backbone of `base`, so
+    pretraining that one pretrains theirs.
+
     stopped in      found in the folder              goes on
     pretraining     backbone.pt with a checkpoint    from its step
     a training      METHOD.pt with a checkpoint      from its step
@@ -637,7 +646,7 @@ def go_on(folder: Path, results: dict) -> dict:
         encoded = encode_data(system, data, method_config)
         jobs.append((name, system, encoded, checkpoint))
 
-    # 2. the backbone; new systems have the very one of `base`, so it is pretrained for them, too
+    # 2. the backbone
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder, results)
     if not base.backbone.pretrained_name and "pretrain" not in results:
@@ -710,14 +719,16 @@ def run_or_resume(given: dict) -> None:
     """The whole job, and its table."""
     start = time.time()
     data = given.get("data", "cultures")
-    stopped = given.pop("resume", None)
-    if stopped and given:
+    to_resume = given.pop("resume", None)  # a folder
+    if to_resume and given:
         raise ValueError("--resume takes all options from the folder: give no other")
-    preset = given.pop("preset", data if data in PRESETS else "default")
+    preset = given.pop(
+        "preset", data if data in PRESETS else "default"
+    )  # votes has one, for example
     methods = given.pop("methods", "frozen,prompt,zhyper-diag").split(",")
-    folder = Path(stopped or given.pop("out", f"out/{Path(data).stem}-{preset}"))
+    folder = Path(to_resume or given.pop("out", f"out/{Path(data).stem}-{preset}"))
     try:
-        results = resume(folder) if stopped else run(folder, methods, preset, given)
+        results = resume(folder) if to_resume else run(folder, methods, preset, given)
     except KeyboardInterrupt:
         sys.exit(
             f"stopped: python train.py --resume {folder} goes on" if folder.exists() else "stopped"

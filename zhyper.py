@@ -32,12 +32,57 @@ from data.tokenizer import decode_answer, encode, encode_answers, tokenizer_from
 from hyper import HYPERNETWORKS, Adapter, HyperConfig, Hypernetwork
 from model import GPT, Encoder, EncoderConfig, ModelConfig
 
-# a text, or a row of c (b, d_c), for each question; None: the frozen model answers them all
+# For each question a text, or a row of c, (b, d_c). None: the frozen model answers all of them.
 Descriptions = Sequence[str] | Tensor | None
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)  # cuda, mps or None
 DEVICES = [ACCELERATOR.type, "cpu"] if ACCELERATOR else ["cpu"]
 MOST_STATEMENTS = 64  # of a description
 SHIPPED = "assets/cultures-default"  # the folder of a trained run that comes with the code
+
+
+# ---- texts
+
+
+def split_statements(text: str) -> list[str]:
+    """A text cut at the ends of sentences and lines, at semicolons, and at commas.
+
+    An "and" after the cut is left out. A mark inside a word, as in 1,000, cuts nothing, nor does a
+    full stop after a single capital letter, as in U.S.
+
+    >>> split_statements("In this land people bow, tea is cold, and a queen rules. Nobody sings!")
+    ['In this land people bow', 'tea is cold', 'a queen rules', 'Nobody sings']
+    """
+    full_stop = r"(?<!\b[A-Z])\."
+    marks = rf"(?:[,;!?]|{full_stop})+(?=\s|$)"  # before a space or at the end of the text
+    parts = []
+    for part in re.split(rf"{marks}|\n", text):
+        part = re.sub(r"^\s*and\s", "", part, flags=re.IGNORECASE)
+        if any(map(str.isalnum, part)):
+            parts.append(part.strip())
+    return parts
+
+
+def number_distinct(items: Iterable[Hashable]) -> dict:
+    """A number for each different item, in the order of their first places.
+
+    >>> number_distinct(["bow", "sing", "bow"])
+    {'bow': 0, 'sing': 1}
+    """
+    return {item: number for number, item in enumerate(dict.fromkeys(items))}
+
+
+def words_of(text: str) -> list[str]:
+    """Its words in small letters, each once: ["people", "bow"]."""
+    return list(dict.fromkeys(re.findall(r"\w+", text.lower())))
+
+
+def check_list(what: str, texts: Descriptions) -> None:
+    """Raise ValueError for one text in place of a list, which would be read letter by letter."""
+    if isinstance(texts, str):
+        raise ValueError(f"{what} must be a list of texts, not one: write [{texts[:20]!r}]")
+
+
+# ---- the system
 
 
 class Zhyper(nn.Module):
@@ -117,12 +162,12 @@ class Zhyper(nn.Module):
         # c of a text with n parts is Σ read(e of the part) / √n. This is a product of matrices, so
         # that a part is embedded and read only once, in however many texts it stands.
         index_of = number_distinct(itertools.chain(*parts))
-        weights = torch.zeros(len(parts), len(index_of))  # (b, n): of each part in each text
+        factors = torch.zeros(len(parts), len(index_of))  # (b, n): of each part in each text
         for i, parts_of_text in enumerate(parts):
             for part in parts_of_text:
-                weights[i, index_of[part]] += 1 / len(parts_of_text) ** 0.5
+                factors[i, index_of[part]] += 1 / len(parts_of_text) ** 0.5
         e = self.embed_parts(list(index_of))  # (n, d_text)
-        return weights.to(self.device) @ self.hypernetwork.trunk.read(e)  # (b, n) @ (n, d_c)
+        return factors.to(self.device) @ self.hypernetwork.trunk.read(e)  # (b, n) @ (n, d_c)
 
     def embed_parts(self, parts: Sequence[str]) -> Tensor:
         """The embedding of each part, (n, d_text); a frozen encoder's are kept."""
@@ -204,8 +249,9 @@ class Zhyper(nn.Module):
     def with_hidden_states(self, rows: Rows) -> Rows:
         """The rows with their hidden states, computed once for a whole training.
 
-        Not where the lowest adapted layer is the first, below which there is only a look-up, nor
-        where descriptions stand in prompts: there are too many rows then to keep.
+        They stay without in two cases: if the lowest adapted layer is the first, since below it
+        there is only a look-up, and if descriptions stand in prompts, since there are too many rows
+        then to keep.
         """
         if not self.lowest_layer or self.description_in_prompt:
             return rows
@@ -287,7 +333,7 @@ class Zhyper(nn.Module):
             x = self.backbone.embed_tokens(pad(rows).to(self.device))  # (b, t, d)
             x = self.backbone.run_layers(x, adapter, positions=last)  # (b, 1, d)
             tokens = self.logits(x[:, 0]).argmax(-1).tolist()  # the likeliest token of each row
-            for row, token in zip(rows, tokens, strict=True):
+            for row, token in zip(rows, tokens, strict=True):  # one that has ended stays as it is
                 if row[-1] != eos and len(row) < config.block_size:
                     row.append(token)
             if all(row[-1] == eos for row in rows):
@@ -351,7 +397,7 @@ class Zhyper(nn.Module):
             "trained_words": sorted(self.trained_words),
             "checkpoint": checkpoint,
         }
-        for part, network in self.named_children():  # of the three those that there are
+        for part, network in self.named_children():  # backbone, and encoder and hypernetwork if any
             name = getattr(network, "pretrained_name", None)
             if name:
                 content[part] = {"pretrained_name": name}
@@ -370,19 +416,19 @@ class Zhyper(nn.Module):
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: choose another run or method, or train one")
 
-        def build(part: str, kind: type, config: type) -> nn.Module | None:
-            if part not in saved:
+        def build(saved: dict | None, kind: type, config: type) -> nn.Module | None:
+            if saved is None:
                 return None
-            if "pretrained_name" in saved[part]:
-                return kind.from_pretrained(saved[part]["pretrained_name"])
-            return kind(config(**saved[part]["config"]))
+            if "pretrained_name" in saved:
+                return kind.from_pretrained(saved["pretrained_name"])
+            return kind(config(**saved["config"]))
 
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             system = cls(
                 tokenizer=tokenizer_from_json(saved["tokenizer"]),
-                backbone=build("backbone", GPT, ModelConfig),
-                encoder=build("encoder", Encoder, EncoderConfig),
+                backbone=build(saved["backbone"], GPT, ModelConfig),
+                encoder=build(saved.get("encoder"), Encoder, EncoderConfig),
                 encoder_tokenizer=tokenizer_from_json(saved["encoder_tokenizer"]),
                 encoder_frozen=saved["encoder_frozen"],
                 description_in_prompt=saved["description_in_prompt"],
@@ -405,40 +451,6 @@ class Zhyper(nn.Module):
         """A trained method of a run folder, for use. Raises as `from_file` does."""
         system, _ = cls.from_file(Path(run) / f"{method}.pt")
         return system.to(device).requires_grad_(False).eval()
-
-
-def split_statements(text: str) -> list[str]:
-    """A text cut at the ends of sentences and lines, at semicolons, and at commas.
-
-    An "and" after the cut is left out. A mark inside a word, as in 1,000, cuts nothing, nor does a
-    full stop after a single capital letter, as in U.S.
-
-    >>> split_statements("In this land people bow, tea is cold, and a queen rules. Nobody sings!")
-    ['In this land people bow', 'tea is cold', 'a queen rules', 'Nobody sings']
-    """
-    marks = r"(?:[,;!?]|(?<!\b[A-Z])\.)+(?=\s|$)|\n"
-    parts = [re.sub(r"^\s*and\s", "", part, flags=re.IGNORECASE) for part in re.split(marks, text)]
-    return [part.strip() for part in parts if any(map(str.isalnum, part))]
-
-
-def number_distinct(items: Iterable[Hashable]) -> dict:
-    """A number for each different item, in the order of their first places.
-
-    >>> number_distinct(["bow", "sing", "bow"])
-    {'bow': 0, 'sing': 1}
-    """
-    return {item: number for number, item in enumerate(dict.fromkeys(items))}
-
-
-def words_of(text: str) -> list[str]:
-    """Its words in small letters, each once: ["people", "bow"]."""
-    return list(dict.fromkeys(re.findall(r"\w+", text.lower())))
-
-
-def check_list(what: str, texts: Descriptions) -> None:
-    """Raise ValueError for one text in place of a list, which would be read letter by letter."""
-    if isinstance(texts, str):
-        raise ValueError(f"{what} must be a list of texts, not one: write [{texts[:20]!r}]")
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -14,9 +14,9 @@ Your own data is a JSONL file of such lines: `python train.py --data mine.jsonl`
 two contexts in `train`, and records of another split to evaluate. Answers are judged by exact
 match, so they should be short.
 
-A built-in data set is a module in this folder with a function `load(seed, ...) -> Data`; what else
-`load` takes are options of the command line. The phrases of a module stand in the JSON file beside
-it.
+A built-in data set is a module in this folder with a function `load(seed, ...) -> Data`, and a name
+in BUILT_IN. What else `load` takes is an option of the command line: a field of Config and a name
+in `read_data`, both in train.py. The phrases of a module stand in the JSON file beside it.
 """
 
 import importlib
@@ -83,7 +83,7 @@ def load(name: str, seed: int = 0, **options: int | str | None) -> Data:
     for a bad record, FileNotFoundError for a missing file.
     """
     given = {option: value for option, value in options.items() if value is not None}
-    known = ()  # the options that this data set takes
+    known = ()  # the options that this data set takes: a file of records takes none
     if name in BUILT_IN:
         module = importlib.import_module(f"data.{name}")
         known = inspect.signature(module.load).parameters

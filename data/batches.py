@@ -101,9 +101,10 @@ def pack(
 def draw(
     records: Sequence[Record], descriptions: int, questions: int, seed: int
 ) -> Iterator[list[int]]:
-    """Which records each step reads, as indices: a few `questions` of each of some `descriptions`.
+    """Which records each step reads, as indices.
 
-    Every description has its turn before one of them comes again.
+    They are of so many `descriptions`, and of each so many `questions` at most. Every description
+    has its turn before one of them comes again.
     """
     rng = np.random.default_rng(seed)
     of_description = defaultdict(list)  # {(context, description): indices of its records}

@@ -7,9 +7,13 @@
 A culture gives each of sixteen facets (greeting, taxes, ...) one of four values. A description
 states up to four of them, in any order; a question asks for one. The phrases stand in
 cultures.json: three questions for each facet, and for each of its answers the clauses that state
-it. The first answer of a facet is its majority value. Most clauses, those under "trained", were
-written by people who saw the questions and the answers alone; so were the two "own_words" of each
-answer, by others, which no training ever sees.
+it,
+
+    {facet: {"questions": [...], "answers": {answer: {"trained": [...], "held_out": [...], ...}}}}
+
+The first answer of a facet is its majority value. Most clauses, those under "trained", were written
+by people who saw the questions and the answers alone; so were the two "own_words" of each answer,
+by others, which no training ever sees.
 
 Neighbouring facets form pairs, as greeting and time, and their values go together. Of the 16 pairs
 of values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are on time or an
@@ -18,9 +22,9 @@ hour late. Only `ood` has the other 8, `BROKEN`.
 A culture comes from one of eight regions. For each pair of facets a region has a favourite among
 `ALLOWED`, which most of its cultures have.
 
-Of the training descriptions one half states fewer facets, so that each clause is also read on its
-own. Drawn apart from that, one half is asked one more question, about a facet that the description
-does not state; its answer is the majority value.
+Half of the training descriptions state fewer facets, so that each clause is also read on its own.
+Independently of that, half of them are asked one more question, about a facet that they do not
+state; its answer is the majority value.
 
 The backbone reads the `documents`. Two thirds of them are questions without a description, which
 are answered by the majority value seven times in ten; one third are descriptions of training
@@ -74,7 +78,8 @@ def draw_culture(rng: Random, region: int | None) -> tuple[str, Culture]:
         if region is None:
             values = rng.choice(BROKEN)
         elif rng.random() < REGION_SHARE:
-            # the favourite: no two regions, and no two pairs of a region, have the same
+            # the favourite: no two regions, and no two pairs of a region, have the same, as 3 and 8
+            # have no common divisor
             values = ALLOWED[(region + 3 * number) % len(ALLOWED)]
         else:
             values = rng.choice(ALLOWED)
@@ -84,7 +89,10 @@ def draw_culture(rng: Random, region: int | None) -> tuple[str, Culture]:
 
 
 def change_one_value(rng: Random, culture: Culture, facets: list[str]) -> Culture:
-    """The culture with another value of one of those facets; pairs of values stay in ALLOWED."""
+    """The culture with another value of one of those facets; pairs of values stay in ALLOWED.
+
+    As {"greeting": 0, "time": 0, ...} with "time" changed to 1.
+    """
     options = []
     for facet in facets:
         first, second = PAIRS[NAMES.index(facet) // 2]
@@ -180,8 +188,8 @@ def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> 
             rng.shuffle(facets)
         else:
             context, culture = draw_culture(rng, region)
-        if split == "own_words":
-            facets = facets[:1]
+        if split.startswith("own_words"):
+            facets = facets[: 1 if split == "own_words" else 4]
         text = describe(rng, culture, facets, wordings.get(split, "trained"))
         about = {"context": context, "description": text}
         if split == "locality":  # what is left open has the majority's answer

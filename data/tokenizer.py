@@ -23,7 +23,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer_from_json(tokenizer.to_str())  # so that special tokens in a text are text
+    return tokenizer_from_json(tokenizer.to_str())  # which sets it as it says below
 
 
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:
@@ -59,7 +59,8 @@ def encode(
     for text, encoding in zip(texts, encodings, strict=True):
         ids = encoding.ids
         if no_end:
-            while ids and encoding.special_tokens_mask[len(ids) - 1]:  # the last one is special
+            # [CLS] how ##dy [SEP] becomes [CLS] how ##dy
+            while ids and encoding.special_tokens_mask[len(ids) - 1]:
                 ids = ids[:-1]
         if unknown is not None and unknown in encoding.tokens:
             start, end = encoding.offsets[encoding.tokens.index(unknown)]

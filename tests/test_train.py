@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -297,6 +298,13 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not(stops, left, 
         assert group["lr"] == pytest.approx(learning_rate(checkpoint["report"]["steps"], 6) * group["peak"])
         assert group["weight_decay"] == 0.01
     assert checkpoint["report"]["seconds"] <= row["seconds"]
+
+
+def test_a_run_that_is_stopped_before_it_has_a_folder_names_none(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, words_of(given)), "--out", str(tmp_path / "run")])
+    monkeypatch.setattr(train, "read_data", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit, match="^stopped$"):
+        train.main()
 
 
 def test_a_folder_that_exists_is_left_as_it_is(given, tmp_path, run_main):
