@@ -339,11 +339,8 @@ class ZhyperDiag(StaticLoRA):
         #     std of z         = spread · std of a feature = 8 · 0.3 = 2.4, between texts; 0.3 was
         #                        measured on the gated trunk before training
         modules = len(config.modules)
-        size = self.z_size(config.rank)
-        outputs = math.prod(size)
+        outputs = math.prod(self.z_size(config.rank))
         std = self.spread / self.trunk.features**0.5
-        if len(size) == 2:  # a square: each number of Z a is a sum of r products, not one
-            std = std / config.rank**0.5
         self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
         self.head_bias = nn.Parameter(torch.zeros(modules, outputs))
 
@@ -360,6 +357,11 @@ class ZhyperDiag(StaticLoRA):
 
 class ZhyperSquare(ZhyperDiag):
     """Zhyper with a square Z, which also mixes the ranks: r² numbers for each site and text."""
+
+    def __init__(self, config, layers, shapes, d_text):
+        super().__init__(config, layers, shapes, d_text)
+        # a number of Z a is a sum of r products, where diag(z) a has one: so Z starts smaller
+        self.head_weight.data /= config.rank**0.5
 
     def z_size(self, rank: int) -> tuple[int, ...]:
         return (rank, rank)
