@@ -17,6 +17,8 @@ from check import check, main  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not SOLUTIONS.exists(), reason="handed out: there are no solutions")
 
+HASH = "return torch.tensor([hash((text, *statements)) % 7.0 for text in range(read(e).shape[1])]).double()"
+WORDS = "sorted(' '.join(first).split()) == sorted(' '.join(second).split())"  # the same words, not the same mean
 IN_PLACE = "update.z = factors * update.z\n    return update"  # too long for a line of the table
 WRONG = [  # exercise, what its solution says, what a student may say, part of what the check answers
     (1, "(features + 1)\n    return", "features\n    return", "bias"),
@@ -55,11 +57,18 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (8, ".weight) * s[site][:, None]", ".weight) * (1 + s[site][:, None])", "s of size 0"),
     (8, ".weight) * s[site][:, None]", ".weight) * s[site]", "another row"),  # b = t: no error of shapes
     (8, "def update_of(site):", "def update_of(site, site_now=list(s)[-1]):\n        site = site_now\n", "fails"),
-    (9, "torch.arange(texts).repeat_interleave(questions)", "torch.arange(texts).repeat(questions)", "another text"),
-    (9, "torch.arange(texts).repeat_interleave(questions)", "torch.arange(12) // 4", "are both arguments used"),
-    (9, "return over[0].item() + 1", "return over[0].item()", "it shows from length"),
-    (9, ".amax(dim=(0, 2))", "[0].amax(dim=1)", "it shows from length"),
-    (9, "(right(ids) - wrong(ids)).abs()", "(right(ids) - wrong(ids))", "it shows from length"),
+    (9, "return read(e)[0]", "return read(embed(statements)).mean(0)", "is the mean taken of the embeddings"),
+    (9, "return read(e).mean(0)", "return read(e.mean(0, keepdim=True))[0]", "is `read` applied before the mean"),
+    (9, "return read(e).mean(0)", "return read(e).flatten()", "or laid side by side"),
+    (9, "return read(e).mean(0)", "return read(e)[0]", "is `read` applied before the mean"),
+    (9, "return read(e).mean(0)", "return read(e).new_zeros(read(e).shape[1])", "are `embed` and `read` both used"),
+    (9, "return read(e).mean(0)", HASH, "are `embed` and `read` both used"),
+    (9, "return read(e).mean(0)", f"if len(e) > 1:\n        {HASH}\n    return read(e)[0]", "before the mean"),
+    (9, "embed(first).mean(0).allclose(embed(second).mean(0))", "False", "at width 4 before gives them one c"),
+    (9, "return embed(first).mean(0)", f"return {WORDS}  # ", "tells them apart"),
+    (9, "return [first], [second]", "return [first, second], [second, first]", "an order alone says nothing"),
+    (9, "return [first], [second]", "return [first], [second + ' deep']", "have not the same words"),
+    (9, "return [first], [second]", "return [first, 'it'], [second + ' it']", "after tells"),
     (10, " and other.answer != record.answer", " and other.context != record.context", "answers otherwise"),
     (10, "system.score(questions, answers, descriptions)", "system.score(questions, answers, None)", "right: 1.00"),
     (10, "exact.float().mean().item()", "1.0", "none: 0.33"),
@@ -80,7 +89,7 @@ def test_a_stub_is_not_begun_and_its_solution_passes(path):
 def test_a_tempting_wrong_solution_fails_with_a_sentence(number, right, wrong, why, tmp_path):
     text = SOLUTIONS.read_text(encoding="utf-8")
     assert text.count(right) == 1
-    (tmp_path / "wrong.py").write_text(text.replace(right, wrong), encoding="utf-8")
+    (tmp_path / "wrong.py").write_text("import torch\n" + text.replace(right, wrong), encoding="utf-8")
     row = check(EXERCISES[number - 1], tmp_path / "wrong.py")
     assert row.startswith("fails") and why in row
 

@@ -59,7 +59,7 @@ def main() -> None:
     for number in args.numbers or paths:
         row = check(paths[number], answers)
         failed = failed or row.startswith("fails")
-        print(f"{paths[number].stem:20} {row}", flush=True)
+        print(f"{paths[number].stem:26} {row}", flush=True)
     sys.exit(failed)
 
 

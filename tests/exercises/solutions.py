@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hyper import Hypernetwork, init_A
+from hyper import GatedTrunk, Hypernetwork, init_A
+from zhyper import split_statements
 
 # ---- 1. Teaches: a generated number costs f + 1 parameters, for all layers; a learned one costs one in each layer.
 # So T2L pays for d_in and d_out in its heads, and Zhyper only for r. 13 has rank 8 on both sides and compares like with
@@ -139,19 +139,30 @@ def scale_outputs(backbone, s):
     return {site: update_of(site) for site in s}
 
 
-# ---- 9. Teaches: a test with equal texts, or with a short prompt, sees neither fault. A fault that a test can see only
-# in some inputs needs those inputs.
-# Usual mistake: repeat for repeat_interleave; a tolerance so small that rounding shows, or the last token alone.
+# ---- 9. Teaches: c is a function of what goes into `read`. If the means are equal, no width and no training parts two
+# texts again; what is added must be made different first. That is why the nonlinearity stands before the mean. And a
+# statement is still a bag of its words, so two facts in one statement are lost again: this is why texts are cut.
+# Usual mistake: to compare the sorted words. It is the mean that decides, in which long statements count as short ones.
 
 
-def serves(texts, questions):
-    return torch.arange(texts).repeat_interleave(questions)
+def before(statements, embed, read):
+    e = embed(statements).mean(0, keepdim=True)  # (1, d)
+    return read(e)[0]
 
 
-def shows_from(right, wrong, ids, tolerance):
-    apart = (right(ids) - wrong(ids)).abs().amax(dim=(0, 2))  # (t,)
-    over = (apart > tolerance).nonzero()
-    return over[0].item() + 1 if len(over) else None
+def after(statements, embed, read):
+    e = embed(statements)  # (n, d)
+    return read(e).mean(0)
+
+
+def lost_before(first, second, embed):
+    return embed(first).mean(0).allclose(embed(second).mean(0))
+
+
+def lost_after():
+    first = "it backed whaling they opposed mining"
+    second = "it opposed mining they backed whaling"
+    return [first], [second]
 
 
 # ---- 10. Teaches: an accuracy shows that the task is done, not what it was read from. The margin is what the text adds

@@ -1,0 +1,113 @@
+"""Complete two readings of a text, and find what each of them can never tell apart.
+
+Read in hyper.py: `read` of GatedTrunk, and the docstring of its class. In zhyper.py: `split_statements`, `embed`.
+A text is a list of statements here. `embed(statements)` is a frozen encoder, (n, d): the embedding of a statement is
+the mean of the vectors of its words. `read(e)` is a trunk's, (n, d) -> (n, f), and the nonlinearity is in it.
+1. `before` returns c (f,): the mean of all statements is taken before `read`. That is one embedding of a whole text.
+2. `after` returns c (f,): the mean is taken after `read`. (Zhyper.embed divides by √n and not by n.)
+3. Say first: does a wider `read` help `before` to tell "it backed whaling, it opposed mining" from "it backed mining,
+   it opposed whaling"? Then write `lost_before`, which gets no `read`: True if every `read`, however wide, gives the
+   two texts the same c by `before`.
+4. `lost_after` returns two texts with the same words, not only the same statements in another order, which `after`
+   cannot tell apart. Use words of WORDS.
+
+Hint 1: the mean of n rows is e.mean(0). `read` takes rows, so a single embedding goes in as (1, d).
+Hint 2: c is a function of what goes into `read`. When is that the same for two texts?
+Hint 3: within one statement the order of the words is lost. Put two facts into one statement.
+"""
+
+from collections.abc import Callable
+
+import torch
+from taught import small_config
+from torch import Tensor
+
+from hyper import GatedTrunk
+
+WORDS = ["it", "they", "backed", "opposed", "whaling", "mining", "deep", "in", "spring"]
+Embed = Callable[[list[str]], Tensor]
+Read = Callable[[Tensor], Tensor]
+
+
+def before(statements: list[str], embed: Embed, read: Read) -> Tensor:
+    raise NotImplementedError
+
+
+def after(statements: list[str], embed: Embed, read: Read) -> Tensor:
+    raise NotImplementedError
+
+
+def lost_before(first: list[str], second: list[str], embed: Embed) -> bool:
+    raise NotImplementedError
+
+
+def lost_after() -> tuple[list[str], list[str]]:
+    raise NotImplementedError
+
+
+# ---- checks: do not edit
+TEXT = ["it backed whaling", "it opposed mining"]
+OTHER_PAIRS = ["it backed mining", "it opposed whaling"]
+PAIRS = [  # two texts; the last but one has the same words, but a word of a longer statement counts for less
+    (TEXT, OTHER_PAIRS),
+    (TEXT, TEXT[::-1]),
+    (TEXT, ["it backed whaling", "they opposed mining"]),
+    (["it backed whaling", "it opposed deep mining"], ["it backed deep mining", "it opposed whaling"]),
+    (["it backed whaling"], ["whaling backed it", "it backed whaling"]),
+]
+
+
+def bag_of_words() -> Embed:
+    vectors = dict(zip(WORDS, torch.randn(len(WORDS), 8).double(), strict=True))
+
+    def embed(statements: list[str]) -> Tensor:
+        return torch.stack([torch.stack([vectors[word] for word in text.split()]).mean(0) for text in statements])
+
+    return embed
+
+
+def readers() -> dict[int, Read]:
+    """{width: what a trunk of that width reads}"""
+    trunks = {f: GatedTrunk(small_config(features=f, narrow=f), 1, 8).double().eval() for f in (4, 64, 512)}
+    return {width: trunk.read for width, trunk in trunks.items()}
+
+
+def same(reading, first: list[str], second: list[str], embed: Embed, read: Read) -> bool:
+    return reading(first, embed, read).allclose(reading(second, embed, read))
+
+
+@torch.no_grad()
+def test_the_two_readings():
+    torch.manual_seed(0)
+    embed = bag_of_words()
+    for width, read in readers().items():
+        for name, reading in (("before", before), ("after", after)):
+            c = reading(TEXT, embed, read)
+            why = f"c of {name} is {tuple(c.shape)}, not {(width,)}: are statements averaged, or laid side by side?"
+            assert c.shape == (width,), why
+            why = f"{name} of one statement is not what is read of its embedding: are `embed` and `read` both used?"
+            for alone in (TEXT[0], OTHER_PAIRS[1]):
+                torch.testing.assert_close(reading([alone], embed, read), read(embed([alone]))[0], msg=why)
+        why = "before is not what is read of all words as one statement: is the mean taken of the embeddings?"
+        assert same(before, TEXT, [" ".join(TEXT)], embed, read), why
+        why = "after is not the mean of what is read of each statement alone: is `read` applied before the mean?"
+        alone = torch.stack([after([statement], embed, read) for statement in TEXT])
+        torch.testing.assert_close(after(TEXT, embed, read), alone.mean(0), msg=why)
+
+
+@torch.no_grad()
+def test_what_each_of_them_cannot_tell_apart():
+    torch.manual_seed(0)
+    embed = bag_of_words()
+    for width, read in readers().items():
+        assert not same(after, TEXT, OTHER_PAIRS, embed, read), "after gives the same words in other pairs the same c"
+        for first, second in PAIRS:
+            lost = same(before, first, second, embed, read)
+            does = "gives them one c" if lost else "tells them apart"
+            why = f"at width {width} before {does}, {first} and {second}: what does `read` get of each of them?"
+            assert lost_before(first, second, embed) == lost, why
+        first, second = lost_after()
+        words = [sorted(" ".join(text).split()) for text in (first, second)]
+        assert words[0] == words[1], f"{first} and {second} have not the same words"
+        assert set(first) != set(second), "the two texts have the same statements: an order alone says nothing here"
+        assert same(after, first, second, embed, read), f"after tells {first} from {second}, at width {width}"
