@@ -43,10 +43,12 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (5, "factors = s if update.z.dim() == 2 else s[:, None]", "factors = s", "Z is not diag(s) Z"),
     (5, "B=update.B / s", "B=update.B", "the update has changed"),
     (5, "return replace(update, z=factors * update.z, B=update.B / s)", IN_PLACE, "the update has changed"),
-    (6, "-trunk.gate.data[:, 0]", "trunk.gate.data[:, 0]", "no opposites"),
-    (6, "trunk.gate.data[:, 1] = -trunk.gate.data[:, 0]", "trunk.gate.data.zero_()", "the same for all texts"),
-    (6, "[texts, sites]", "[texts, sites.sum(1, keepdim=True)]", "regression on these columns"),  # one mean for both
-    (6, "sites = torch.eye(2", "c = torch.eye(20).double()\n    sites = torch.eye(2", "regression"),  # c is ignored
+    (6, "self.gate + c[:, None, None]", "self.gate * c[:, None, None]", "not gate[l,m] + c"),
+    (6, "self.gate + c[:, None, None]", "self.gate + c", "(b, l, m, f) is wanted"),
+    (6, "return z[0] - z[1]", "return z[1] - z[0]", "z of the first text minus z of the second"),
+    (6, "gate[1] = -gate[0]", "gate.zero_()", "a gate is zero"),
+    (6, "gate[1] = -gate[0]", "gate[1, 0] = -gate[0, 0]", "the effect on v at layer 1"),
+    (6, "gate[1] = -gate[0]", "network.head_weight.data.mul_(-1)", "is not -1 times"),
     (7, "nn.init.zeros_(head.weight)", "pass", "step 0 is not the frozen model"),
     (7, "= init_A(layers, config.rank, d_in)", "= torch.zeros(layers, config.rank, d_in)", "is A zero"),
     (7, "init_A(layers, config.rank, d_in)", "init_A(1, config.rank, d_in).repeat(layers, 1, 1)", "share their A"),

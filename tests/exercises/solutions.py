@@ -80,22 +80,25 @@ def rescaled(update, s):
     return replace(update, z=factors * update.z, B=update.B / s)
 
 
-# ---- 6. Teaches: what is added to a text cannot turn its sign, and concatenation is addition until an MLP has learned
-# to multiply. A gate multiplies from the first step.
-# Usual mistake: each text gets a weight of its own, by taking means. That fits all that both sites share, even if bent.
+# ---- 6. Teaches: one head serves all layers, and what is added to a text is the same for all texts. So with a sum a
+# text has the same effect at every layer; a product can turn its sign. The paper's trunk concatenates: its first layer
+# is a sum, too, and an MLP has to learn the product.
+# Usual mistake: the bias of the head, which changes z of all texts alike; a head's sign, which all layers share.
 
 
-def set_opposite(trunk):
-    trunk.gate.data[:, 1] = -trunk.gate.data[:, 0]
+class AddedTrunk(GatedTrunk):
+    def forward(self, c):
+        return self.gate + c[:, None, None]  # (l, m, f) + (b, 1, 1, f)
 
 
-def residual(c, y, product):
-    sites = torch.eye(2, dtype=c.dtype).repeat_interleave(len(c), dim=0)  # (2n, 2)
-    texts = torch.block_diag(c, c) if product else torch.cat([c, c])
-    rows = torch.cat([texts, sites], dim=1)
-    target = y.T.reshape(-1, 1)  # all texts at the first site, then all at the second
-    fit = rows @ torch.linalg.lstsq(rows, target).solution
-    return ((target - fit).norm() / target.norm()).item()
+def effect(network, c, site):
+    z = network(c)[site].z  # (2, r)
+    return z[0] - z[1]
+
+
+def set_opposite(network):
+    gate = network.trunk.gate.data
+    gate[1] = -gate[0]
 
 
 # ---- 7. Teaches: a method of one's own is one class, and where the zero goes is its first decision. The head's weight
