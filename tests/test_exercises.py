@@ -76,8 +76,15 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (10, "exact.float().mean().item()", "1.0", "none: 0.33"),
     (10, 'f"{record.description}. {record.question}"', "record.description", "the description and the question"),
     (10, "{record.question}", "{record.answer} {record.question}", "gives the answer away"),
-    (11, '"seeds": [0, 1, 2]', '"seeds": [0]', "are too few"),
-    (11, '"name": "training cultures",', "", "no 'name'"),
+    (11, '"; ".join(others) or None', "statement", "is it left out, and are the others there"),
+    (11, '"; ".join(others) or None', '"; ".join(others)', "write 1 to"),
+    (11, 'probability("; ".join(others) or None)', "0.98", "is it left out, and are the others there"),
+    (11, "split_statements(description)\n    found", "description.split(', ')\n    found", "see split_statements"),
+    (11, ', "hello is sung and never spoken"]', "]", "are not three different statements"),
+    (11, '"hello is sung and never spoken"', '"a council rules"', "which other statement says it"),
+    (11, '"voters call for higher taxes"', '"a greeting is a little tune"', "the answer still has"),
+    (12, '"seeds": [0, 1, 2]', '"seeds": [0]', "are too few"),
+    (12, '"name": "training cultures",', "", "no 'name'"),
 ]
 
 
@@ -117,4 +124,4 @@ def test_the_command_prints_a_row_and_exits_with_1_if_an_exercise_fails(line, co
 
 
 def test_a_number_that_no_exercise_has_is_an_error_that_says_which_there_are(run_main):
-    assert run_main(main, 3, 12).endswith("there is no exercise 12: choose 1 to 11")
+    assert run_main(main, 3, 13).endswith("there is no exercise 13: choose 1 to 12")

@@ -193,7 +193,27 @@ def stated(records):
     return [record._replace(question=f"{record.description}. {record.question}") for record in records]
 
 
-# ---- 11. Teaches: a difference may be no larger than the spread over seeds. Here unseen has means of 0.49, 0.53 and
+# ---- 11. Teaches: what a text has done can be asked of the model itself, one statement at a time. But a high number
+# without a statement does not say that it was not read: another may say the same. And with n statements each counts
+# for 1/√n, so without one the others become louder.
+# Usual mistake: the statement alone in place of all others; an empty text where nothing is left.
+
+
+def without_each(probability, description):
+    statements = split_statements(description)
+    found = {}
+    for statement in statements:
+        others = [other for other in statements if other != statement]
+        found[statement] = probability("; ".join(others) or None)
+    return found
+
+
+def said_twice():
+    saying = ["friends hum a tune when they meet", "hello is sung and never spoken"]
+    return [*saying, "voters call for higher taxes"]
+
+
+# ---- 12. Teaches: a difference may be no larger than the spread over seeds. Here unseen has means of 0.49, 0.53 and
 # 0.53, and at 4 cultures the seeds alone differ by 0.28. So no trend is shown: half a minute of training is too short
 # for one, and each accuracy is of 64 answers. swapped stays low, so the texts are read.
 # Ask also what else changes with the value (the time, the rows of a context), and whether the control moves alike.
