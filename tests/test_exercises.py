@@ -112,6 +112,12 @@ def test_each_exercise_has_three_hints_a_row_in_the_readme_and_an_entry_for_who_
         assert README.count(f"\n| {number} | ") >= 2
 
 
+def test_the_minutes_of_each_plan_add_up():
+    for minutes in (90, 40):
+        plan = README.partition(f"Of {minutes} minutes")[2].partition("\n|---|---|\n")[2].partition("\n\n")[0]
+        assert sum(map(int, re.findall(r"^\| (\d+) \|", plan, re.M))) == minutes
+
+
 @pytest.mark.parametrize(("line", "code"), [("pass", 0), ("raise NotImplementedError", 0), ("assert False, 'why'", 1)])
 def test_the_command_prints_a_row_and_exits_with_1_if_an_exercise_fails(line, code, tmp_path, monkeypatch, capsys):
     (tmp_path / "ex01_small.py").write_text(f"def test_it():\n    {line}\n", encoding="utf-8")
