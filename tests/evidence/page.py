@@ -1,9 +1,10 @@
-"""A page that shows a text becoming a weight: two descriptions, a slider between them, and all that it changes.
+"""A page that shows a text becoming a weight: statements to switch on and off, and all that they change.
 
     python tests/evidence/page.py    # writes out/page.html: open it in a browser
 
-It is one file, which needs no network and no library. The page itself computes nothing: for every pair of its
-descriptions and every step of the slider, this script writes into page.html what a trained zhyper-diag computes.
+It is one file, which needs no network and no library. The page adds up z, which is a sum of what each statement
+contributes. The rest this script writes into page.html: for every two of its texts and every choice of their
+statements, what a trained zhyper-diag computes.
 """
 # ruff: noqa: E402
 
@@ -26,21 +27,27 @@ from data import Record, load
 from data.batches import Rows
 from zhyper import SHIPPED, Zhyper, run_command
 
-MOST = 12  # descriptions, and questions
-STEPS = 8  # from one description to the other: 0, 1/8 ... 1
+TEXTS, QUESTIONS = 4, 12  # at most
+STATEMENTS = 4  # of a text, at most: two texts have 2⁸ choices
 UNITS = {"z": 100, "norms": 1000, "probabilities": 10_000}  # z is written in hundredths, and so on: short integers
 Choices = tuple[str, ...]  # all answers of a question; questions that have the same ones ask for the same
 
 
-def choose_descriptions(records: Sequence[Record]) -> list[str]:
-    """The shortest descriptions, each of another context. Raises ValueError if there are not two."""
-    shortest = {}
-    for record in sorted(records, key=lambda record: len(record.description)):
-        shortest.setdefault(record.context, record.description)
-    texts = list(dict.fromkeys(shortest.values()))
+def choose_texts(system: Zhyper, records: Sequence[Record]) -> list[str]:
+    """Descriptions of many statements, then short ones, each of another context.
+
+    Raises ValueError if there are not two.
+    """
+    fitting = [record for record in records if len(system.parts_of(record.description)) <= STATEMENTS]
+    fitting.sort(key=lambda record: (-len(system.parts_of(record.description)), len(record.description)))
+    of_context = {}
+    for record in fitting:
+        of_context.setdefault(record.context, record.description)
+    texts = list(dict.fromkeys(of_context.values()))
     if len(texts) < 2:
-        raise ValueError("there are no two descriptions whose records have choices: choose another --data")
-    return texts[:MOST]
+        problem = f"there are no two descriptions of 1 to {STATEMENTS} statements whose records have choices"
+        raise ValueError(f"{problem}: choose another --data")
+    return texts[:TEXTS]
 
 
 def choose_questions(records: Sequence[Record], texts: Sequence[str]) -> dict[Choices, str]:
@@ -48,7 +55,7 @@ def choose_questions(records: Sequence[Record], texts: Sequence[str]) -> dict[Ch
     about = [record for record in records if record.description in texts]
     counts = Counter(record.choices for record in about)
     questions = {record.choices: record.question for record in about}
-    return {choices: questions[choices] for choices, _ in counts.most_common(MOST)}
+    return {choices: questions[choices] for choices, _ in counts.most_common(QUESTIONS)}
 
 
 def number_answers(records: Sequence[Record]) -> dict[tuple[str, Choices], int]:
@@ -62,7 +69,7 @@ def number_answers(records: Sequence[Record]) -> dict[tuple[str, Choices], int]:
 
 
 def choose_start(stated: Sequence[Sequence[int | None]]) -> tuple[int, int, int]:
-    """What the page begins with: two descriptions and a question that they answer differently."""
+    """What the page begins with: two texts and a question that they answer differently."""
     for first, second in combinations(range(len(stated)), 2):
         for question, answers in enumerate(zip(stated[first], stated[second], strict=True)):
             if None not in answers and answers[0] != answers[1]:
@@ -70,41 +77,37 @@ def choose_start(stated: Sequence[Sequence[int | None]]) -> tuple[int, int, int]
     return 0, 1, 0
 
 
-def points_between(c: Tensor) -> dict[str, Tensor]:
-    """{name: c} of each description, "0", and between two, "0 1 3": at 3/8 of the way from 0 to 1."""
-    points = {str(i): c[i] for i in range(len(c))}
-    for first, second in combinations(range(len(c)), 2):
-        for step in range(1, STEPS):
-            points[f"{first} {second} {step}"] = torch.lerp(c[first], c[second], step / STEPS)
-    return points
+def choices_of(read: Tensor) -> Tensor:
+    """c (2ⁿ - 1, d_c) of every choice of n statements, given what is read of each, (n, d_c).
+
+    Row i is for the statements whose bits are 1 in i + 1: row 0 has the first alone, row 2 the first and the second.
+    """
+    numbers = torch.arange(1, 2 ** len(read))[:, None]
+    on = (numbers >> torch.arange(len(read)) & 1).float()  # (2ⁿ - 1, n)
+    return on @ read / on.sum(1, keepdim=True).sqrt()
 
 
 def in_units(values: Tensor, what: str) -> list:
     return (values * UNITS[what]).round().int().tolist()
 
 
-def measure(system: Zhyper, rows: Rows, lengths: Sequence[int], c: Tensor | None) -> dict[str, list]:
-    """z and ‖ΔW‖/‖W‖ of every site at one point c (d_c,), and how probable each whole answer is, with its end.
-
-    None: how probable the frozen model finds each answer.
-    """
+def probabilities(system: Zhyper, rows: Rows, lengths: Sequence[int], c: Tensor | None) -> list[list[int]]:
+    """How probable each whole answer is, with its end, under one c (d_c,); None: for the frozen model."""
     descriptions = None if c is None else c.expand(len(rows.ids), -1)  # every row is under the same c
     loss, _ = system(rows, descriptions)
-    answers = torch.exp(-loss).split(lengths)
-    shown = {"probabilities": [in_units(each, "probabilities") for each in answers]}
-    if c is not None:
-        adapter = system.adapt(c[None])
-        z = torch.cat([update.z for update in adapter.values()])  # (sites, r)
-        norms = torch.tensor(list(system.relative_norms(adapter).values()))
-        shown |= {"z": in_units(z, "z"), "norms": in_units(norms, "norms")}
-    return shown
+    return [in_units(each, "probabilities") for each in torch.exp(-loss).split(lengths)]
+
+
+def z_of(system: Zhyper, c: Tensor) -> Tensor:
+    """z of every site, (b, sites, r), from c (b, d_c)."""
+    return torch.stack([update.z for update in system.adapt(c).values()], dim=1)
 
 
 @torch.no_grad()
 def collect(system: Zhyper, records: Sequence[Record]) -> dict:
     """All numbers and texts of the page. Raises ValueError for records that it cannot show."""
     records = [record for record in records if len(record.choices) > 1]
-    texts = choose_descriptions(records)
+    texts = choose_texts(system, records)
     asked = choose_questions(records, texts)
     right = number_answers(records)
     stated = [[right.get((text, choices)) for choices in asked] for text in texts]
@@ -112,26 +115,32 @@ def collect(system: Zhyper, records: Sequence[Record]) -> dict:
     questions = []  # one for each answer
     for choices, question in asked.items():
         questions += [question] * len(choices)
-    answers = list(chain(*asked))
-    rows = system.encode_rows(system.prompts(questions, None), answers)
+    rows = system.encode_rows(system.prompts(questions, None), list(chain(*asked)))
     rows = system.with_hidden_states(rows)  # what is below the adapted layers is computed once
-    ends = system.embed(texts)  # (texts, d_c)
+    frozen = probabilities(system, rows, lengths, None)
+    statements = [system.parts_of(text) for text in texts]
+    read = [system.embed(parts) for parts in statements]  # (statements, d_c) of each text
     points = {}
-    for name, c in tqdm(points_between(ends).items(), "points"):
-        points[name] = measure(system, rows, lengths, c)
-    sizes = torch.tensor([point["z"] for point in points.values()]).abs().float()
+    for first, second in tqdm(list(combinations(range(len(texts)), 2)), "pairs of texts"):
+        points[f"{first} {second}"] = [{"probabilities": frozen, "norms": [0] * len(system.hypernetwork.sites())}]
+        for c in choices_of(torch.cat([read[first], read[second]])):
+            norms = torch.tensor(list(system.relative_norms(system.adapt(c[None])).values()))
+            point = {"probabilities": probabilities(system, rows, lengths, c), "norms": in_units(norms, "norms")}
+            points[f"{first} {second}"].append(point)
+    always = z_of(system, torch.zeros_like(read[0][:1]))  # (1, sites, r): what no statement contributes
     return {
         "units": UNITS,
-        "steps": STEPS,
-        "width": ends.shape[1],
+        "width": read[0].shape[1],
         "sites": [f"{layer} {module}" for layer, module in system.hypernetwork.sites()],
-        "full_colour": sizes.quantile(0.99).item(),  # a larger z has no stronger colour
-        "descriptions": texts,
+        "full_colour": (z_of(system, system.embed(texts)).abs().quantile(0.99) * UNITS["z"]).item(),
+        "texts": statements,
         "questions": list(asked.values()),
         "answers": list(asked),
         "stated": stated,
         "start": choose_start(stated),
-        "frozen": measure(system, rows, lengths, None)["probabilities"],
+        "frozen": frozen,
+        "always": in_units(always[0], "z"),
+        "contributions": [in_units(z_of(system, each) - always, "z") for each in read],
         "points": points,
     }
 
