@@ -17,7 +17,7 @@ NOTEBOOK = EXERCISES / "lab.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 SOURCES = {cell["id"]: "".join(cell["source"]) for cell in CELLS}
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
-STUBS = {2: ["in_rank_space"], 9: ["before", "after", "lost_before", "lost_after"]}  # what each exercise asks for
+STUBS = {2: ["in_rank_space"], 8: ["before", "after", "lost_before", "lost_after"]}  # what each exercise asks for
 sys.path.insert(0, str(EXERCISES))
 
 from check import check  # noqa: E402
@@ -122,5 +122,3 @@ def test_every_cell_runs_in_a_fresh_kernel(copy):
     found = re.findall(r"^(\w+) +([\d.]+) +([\d.]+) +([\d.]+)$", printed["pairs"], re.M)
     (_, _, ood, pairs), (_, _, ood_of_text, pairs_of_text) = found
     assert ood > ood_of_text and pairs > "0.55" > pairs_of_text  # by construction a bag of words has about half
-    accuracy = {kind: float(share) for kind, share in re.findall(r"^(\w+) +([\d.]+)$", printed["margin"], re.M)}
-    assert accuracy["right"] > 0.9 and accuracy["margin"] > 0.8

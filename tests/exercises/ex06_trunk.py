@@ -2,14 +2,13 @@
 
 Read in hyper.py: Trunk, GatedTrunk, `generate_z` of ZhyperDiag.
 1. `AddedTrunk` is a GatedTrunk whose features of site (l, m) are gate[l,m] + c, in place of gate[l,m] ⊙ c.
-2. `effect` returns what changes in z at one site if the first text is put in place of the second: their difference,
-   (r,). `c` has two rows, one for each text.
-3. `set_opposite` sets weights of a network with a GatedTrunk, in place: at layer 1 the effect of any text on z is minus
-   its effect at layer 0, for every module, and not zero. Before that say why no weights of AddedTrunk can do it.
+2. The effect of a text at a site is what changes in z if it stands in the place of another text: z of the one minus z
+   of the other. `set_opposite` sets weights of a network with a GatedTrunk, in place: for every module, the effect of
+   any text at layer 1 is minus its effect at layer 0, and not zero. Why can no weights of AddedTrunk do it?
 
 Hint 1: gate is (l, m, f) and c is (b, f). Which axes of size 1 does c need?
-Hint 2: network(c) is {(layer, module): update}, and update.z is (2, r).
-Hint 3: one head serves all layers of a module. So only the features can tell the layers apart.
+Hint 2: one head serves all layers of a module. So only the features can tell the layers apart.
+Hint 3: write down gate[1,m] + c minus gate[1,m] + c' for two texts c and c'. What is left of the site?
 """
 
 import torch
@@ -24,48 +23,40 @@ class AddedTrunk(GatedTrunk):
         raise NotImplementedError
 
 
-def effect(network: ZhyperDiag, c: Tensor, site: tuple[int, str]) -> Tensor:
-    raise NotImplementedError
-
-
 def set_opposite(network: ZhyperDiag) -> None:
     raise NotImplementedError
 
 
 # ---- checks: do not edit
-SITES = [(0, "q"), (0, "v"), (1, "q"), (1, "v")]
-
-
-def build(trunk: type[GatedTrunk]) -> ZhyperDiag:
+def effects(trunk: type[GatedTrunk], change) -> tuple[ZhyperDiag, Tensor, dict[tuple[int, str], Tensor]]:
+    """A network with this trunk, after `change`; c of two texts; {site: effect of the first in place of the second}."""
+    torch.manual_seed(0)
     network = ZhyperDiag(small_config(), 2, {"q": (6, 6), "v": (6, 4)}, 5)
     network.trunk = trunk(network.config, 2, 5)
-    return network.double().eval()
+    network.double().eval()
+    change(network)
+    c = network.trunk.read(torch.randn(2, 5).double())
+    size = tuple(network.trunk(c).shape)
+    assert size == (2, 2, 2, 8), f"features are {size}, not (b, l, m, f): does c have an axis for layers and modules?"
+    return network, c, {site: update.z[0] - update.z[1] for site, update in network(c).items()}
 
 
 @torch.no_grad()
-def test_a_product_with_the_site_can_turn_the_sign_of_a_text_and_a_sum_cannot():
-    torch.manual_seed(0)
-    for trunk in (AddedTrunk, GatedTrunk):
-        network = build(trunk)
-        gate = network.trunk.gate
-        c = network.trunk.read(torch.randn(2, 5).double())  # of two texts with one statement each
-        if trunk is AddedTrunk:
-            features = network.trunk(c)
-            assert features.shape == (2, 2, 2, 8), f"features are {tuple(features.shape)}: (b, l, m, f) is wanted"
-            for text, (layer, module) in ((0, (0, 1)), (1, (1, 0))):
-                why = f"text {text}, layer {layer}, module {module}: the features are not gate[l,m] + c"
-                torch.testing.assert_close(features[text, layer, module], gate[layer, module] + c[text], msg=why)
-        else:
-            set_opposite(network)
-            assert gate.abs().min() > 0, "a gate is zero: its text has no effect at all there"
-        adapter = network(c)
-        for site in SITES:
-            z = adapter[site].z
-            why = f"at {site} the effect is not z of the first text minus z of the second"
-            torch.testing.assert_close(effect(network, c, site), z[0] - z[1], msg=why)
-            assert effect(network, c, site).abs().max() > 0.01, f"at {site} the text has no effect"
-        sign = 1 if trunk is AddedTrunk else -1  # a sum: the same effect at all layers, whatever the weights are
-        for module in ("q", "v"):
-            why = f"the effect on {module} at layer 1 is not {sign} times that at layer 0"
-            layers = [effect(network, c, (layer, module)) for layer in (0, 1)]
-            torch.testing.assert_close(layers[1], sign * layers[0], msg=why)
+def test_the_features_are_a_sum_and_so_a_text_has_the_same_effect_at_all_layers():
+    network, c, effect = effects(AddedTrunk, lambda network: None)
+    features = network.trunk(c)
+    for text, layer, module in ((0, 0, 1), (1, 1, 0)):
+        wanted = network.trunk.gate[layer, module] + c[text]
+        why = f"text {text}, layer {layer}, module {module}: the features are not gate[l,m] + c"
+        torch.testing.assert_close(features[text, layer, module], wanted, msg=why)
+    for module in ("q", "v"):
+        torch.testing.assert_close(effect[1, module], effect[0, module], msg=f"at {module} the layers differ")
+
+
+@torch.no_grad()
+def test_a_product_can_turn_the_sign():
+    _, _, effect = effects(GatedTrunk, set_opposite)
+    for module in ("q", "v"):
+        assert effect[0, module].abs().max() > 0.01, f"at layer 0 {module} the text has no effect"
+        why = f"at layer 1 {module} the effect is not minus that at layer 0: which weights do the layers not share?"
+        torch.testing.assert_close(effect[1, module], -effect[0, module], msg=why)

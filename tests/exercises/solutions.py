@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from torch import nn
-from torch.nn import functional as F
 
 from hyper import GatedTrunk, Hypernetwork, init_A
 from zhyper import split_statements
@@ -91,11 +90,6 @@ class AddedTrunk(GatedTrunk):
         return self.gate + c[:, None, None]  # (l, m, f) + (b, 1, 1, f)
 
 
-def effect(network, c, site):
-    z = network(c)[site].z  # (2, r)
-    return z[0] - z[1]
-
-
 def set_opposite(network):
     gate = network.trunk.gate.data
     gate[1] = -gate[0]
@@ -128,21 +122,7 @@ class GeneratedB(Hypernetwork):
         return self.place_updates(self.A, B)
 
 
-# ---- 8. Teaches: an update is any function of x; only what LowRank does is low-rank. diag(s) W has full rank.
-# Usual mistake: a lambda in a loop, which sees the last site only; W x · (1 + s) as the update, which adds W x twice.
-
-
-def scale_outputs(backbone, s):
-    def update_of(site):
-        def update(x):
-            return F.linear(x, backbone.linear(*site).weight) * s[site][:, None]
-
-        return update
-
-    return {site: update_of(site) for site in s}
-
-
-# ---- 9. Teaches: c is a function of what goes into `read`. If the means are equal, no width and no training parts two
+# ---- 8. Teaches: c is a function of what goes into `read`. If the means are equal, no width and no training parts two
 # texts again; what is added must be made different first. That is why the nonlinearity stands before the mean. And a
 # statement is still a bag of its words, so two facts in one statement are lost again: this is why texts are cut.
 # Usual mistake: to compare the sorted words. It is the mean that decides, in which long statements count as short ones.
@@ -166,6 +146,26 @@ def lost_after():
     first = "it backed whaling they opposed mining"
     second = "it opposed mining they backed whaling"
     return [first], [second]
+
+
+# ---- 9. Teaches: what a text has done can be asked of the model itself, one statement at a time. But a high number
+# without a statement does not say that it was not read: another may say the same. And with n statements each counts
+# for 1/√n, so without one the others become louder.
+# Usual mistake: the statement alone in place of all others; an empty text where nothing is left.
+
+
+def without_each(probability, description):
+    statements = split_statements(description)
+    found = {}
+    for statement in statements:
+        others = [other for other in statements if other != statement]
+        found[statement] = probability("; ".join(others) or None)
+    return found
+
+
+def said_twice():
+    saying = ["friends hum a tune when they meet", "hello is sung and never spoken"]
+    return [*saying, "voters call for higher taxes"]
 
 
 # ---- 10. Teaches: an accuracy shows that the task is done, not what it was read from. The margin is what the text adds
@@ -193,27 +193,7 @@ def stated(records):
     return [record._replace(question=f"{record.description}. {record.question}") for record in records]
 
 
-# ---- 11. Teaches: what a text has done can be asked of the model itself, one statement at a time. But a high number
-# without a statement does not say that it was not read: another may say the same. And with n statements each counts
-# for 1/√n, so without one the others become louder.
-# Usual mistake: the statement alone in place of all others; an empty text where nothing is left.
-
-
-def without_each(probability, description):
-    statements = split_statements(description)
-    found = {}
-    for statement in statements:
-        others = [other for other in statements if other != statement]
-        found[statement] = probability("; ".join(others) or None)
-    return found
-
-
-def said_twice():
-    saying = ["friends hum a tune when they meet", "hello is sung and never spoken"]
-    return [*saying, "voters call for higher taxes"]
-
-
-# ---- 12. Teaches: a difference may be no larger than the spread over seeds. Here unseen has means of 0.49, 0.53 and
+# ---- 11. Teaches: a difference may be no larger than the spread over seeds. Here unseen has means of 0.49, 0.53 and
 # 0.53, and at 4 cultures the seeds alone differ by 0.28. So no trend is shown: half a minute of training is too short
 # for one, and each accuracy is of 64 answers. swapped stays low, so the texts are read.
 # Ask also what else changes with the value (the time, the rows of a context), and whether the control moves alike.

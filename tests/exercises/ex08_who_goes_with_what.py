@@ -57,57 +57,50 @@ PAIRS = [  # two texts; the last but one has the same words, but a word of a lon
 ]
 
 
-def bag_of_words() -> Embed:
-    vectors = dict(zip(WORDS, torch.randn(len(WORDS), 8).double(), strict=True))
+def build(width: int) -> tuple[Embed, Read]:
+    """A bag of words, and what a trunk of this width reads."""
+    torch.manual_seed(0)
+    vectors = torch.nn.EmbeddingBag(len(WORDS), 8, mode="mean").double()
 
     def embed(statements: list[str]) -> Tensor:
-        return torch.stack([torch.stack([vectors[word] for word in text.split()]).mean(0) for text in statements])
+        return torch.cat([vectors(torch.tensor([[*map(WORDS.index, text.split())]])) for text in statements])
 
-    return embed
-
-
-def readers() -> dict[int, Read]:
-    """{width: what a trunk of that width reads}"""
-    trunks = {f: GatedTrunk(small_config(features=f, narrow=f), 1, 8).double().eval() for f in (4, 64, 512)}
-    return {width: trunk.read for width, trunk in trunks.items()}
-
-
-def same(reading, first: list[str], second: list[str], embed: Embed, read: Read) -> bool:
-    return reading(first, embed, read).allclose(reading(second, embed, read))
+    return embed, GatedTrunk(small_config(features=width, narrow=width), 1, 8).double().eval().read
 
 
 @torch.no_grad()
 def test_the_two_readings():
-    torch.manual_seed(0)
-    embed = bag_of_words()
-    for width, read in readers().items():
-        for name, reading in (("before", before), ("after", after)):
-            c = reading(TEXT, embed, read)
-            why = f"c of {name} is {tuple(c.shape)}, not {(width,)}: are statements averaged, or laid side by side?"
-            assert c.shape == (width,), why
-            why = f"{name} of one statement is not what is read of its embedding: are `embed` and `read` both used?"
-            for alone in (TEXT[0], OTHER_PAIRS[1]):
-                torch.testing.assert_close(reading([alone], embed, read), read(embed([alone]))[0], msg=why)
-        why = "before is not what is read of all words as one statement: is the mean taken of the embeddings?"
-        assert same(before, TEXT, [" ".join(TEXT)], embed, read), why
-        why = "after is not the mean of what is read of each statement alone: is `read` applied before the mean?"
-        alone = torch.stack([after([statement], embed, read) for statement in TEXT])
-        torch.testing.assert_close(after(TEXT, embed, read), alone.mean(0), msg=why)
+    embed, read = build(4)
+    for name, reading in (("before", before), ("after", after)):
+        c = reading(TEXT, embed, read)
+        assert c.shape == (4,), f"c of {name} is {tuple(c.shape)}, not (4,): are they averaged, or laid side by side?"
+        why = f"{name} of one statement is not what is read of its embedding: are `embed` and `read` both used?"
+        for alone in (TEXT[0], OTHER_PAIRS[1]):
+            torch.testing.assert_close(reading([alone], embed, read), read(embed([alone]))[0], msg=why)
+    why = "before is not what is read of all words as one statement: is the mean taken of the embeddings?"
+    torch.testing.assert_close(before(TEXT, embed, read), before([" ".join(TEXT)], embed, read), msg=why)
+    why = "after is not the mean of what is read of each statement alone: is `read` applied before the mean?"
+    alone = torch.stack([after([statement], embed, read) for statement in TEXT])
+    torch.testing.assert_close(after(TEXT, embed, read), alone.mean(0), msg=why)
 
 
 @torch.no_grad()
 def test_what_each_of_them_cannot_tell_apart():
-    torch.manual_seed(0)
-    embed = bag_of_words()
-    for width, read in readers().items():
-        assert not same(after, TEXT, OTHER_PAIRS, embed, read), "after gives the same words in other pairs the same c"
-        for first, second in PAIRS:
-            lost = same(before, first, second, embed, read)
-            does = "gives them one c" if lost else "tells them apart"
-            why = f"at width {width} before {does}, {first} and {second}: what does `read` get of each of them?"
-            assert lost_before(first, second, embed) == lost, why
+    for width in (4, 512):
+        embed, read = build(width)
+
+        def same(reading, texts, embed=embed, read=read) -> bool:
+            first, second = [reading(text, embed, read) for text in texts]
+            return first.allclose(second)
+
+        for texts in PAIRS:
+            lost = same(before, texts)
+            does = "gives one c to" if lost else "tells apart"
+            why = f"at width {width} before {does} {texts[0]} and {texts[1]}: what does `read` get of each of them?"
+            assert lost_before(*texts, embed) == lost, why
+        assert not same(after, PAIRS[0]), "after gives the same words in other pairs the same c"
         first, second = lost_after()
         words = [sorted(" ".join(text).split()) for text in (first, second)]
         assert words[0] == words[1], f"{first} and {second} have not the same words"
         assert set(first) != set(second), "the two texts have the same statements: an order alone says nothing here"
-        assert same(after, first, second, embed, read), f"after tells {first} from {second}, at width {width}"
+        assert same(after, (first, second)), f"after tells {first} from {second}, at width {width}"
