@@ -60,18 +60,8 @@ def alive_start(network):
     nn.init.normal_(network.head_weight, std=std)
 
 
-# ---- 5. Teaches: a square holds every diagonal, so what it finds is never worse for lack of room; and z alone has no
-# meaning, as B can take over any factor of it. Compare ΔW, not z.
-# Usual mistake: the first r outputs, which are the first row of Z; s * Z, which scales columns.
-
-
-def square_head(weight, bias):
-    modules, r, f = weight.shape
-    square_weight = weight.new_zeros(modules, r**2, f)
-    square_bias = bias.new_zeros(modules, r**2)
-    square_weight[:, :: r + 1] = weight
-    square_bias[:, :: r + 1] = bias
-    return square_weight, square_bias
+# ---- 5. Teaches: B can take over any factor of z. Compare ΔW, not z.
+# Usual mistake: s * Z, which scales columns.
 
 
 def rescaled(update, s):
