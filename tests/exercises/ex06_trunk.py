@@ -1,7 +1,8 @@
 """Modify the trunk: add the site to the text in place of multiplying, and find what a sum cannot do.
 
 Read in hyper.py: Trunk, GatedTrunk, `generate_z` of ZhyperDiag.
-1. `AddedTrunk` is a GatedTrunk whose features of site (l, m) are gate[l,m] + c, in place of gate[l,m] ⊙ c.
+1. `AddedTrunk` is a GatedTrunk whose features of site (l, m) are gate[l,m] + c, in place of gate[l,m] ⊙ c. (To train
+   it with train.py, one would add its name to TRUNKS.)
 2. The effect of a text at a site is what changes in z if it stands in the place of another text: z of the one minus z
    of the other. `set_opposite` sets weights of a network with a GatedTrunk, in place: for every module, the effect of
    any text at layer 1 is minus its effect at layer 0, and not zero. Why can no weights of AddedTrunk do it?
