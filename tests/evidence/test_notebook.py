@@ -34,9 +34,9 @@ def function_in(source: str, name: str) -> str:
 def test_the_outputs_are_those_of_one_run_without_an_error_or_a_warning():
     assert [cell["execution_count"] for cell in CODE] == [*range(1, len(CODE) + 1)]
     outputs = [(cell["id"], output) for cell in CODE for output in cell["outputs"]]
-    assert [name for name, output in outputs if output["output_type"] == "display_data"] == ["z", "arrows", "curve"]
+    assert [name for name, output in outputs if output["output_type"] == "display_data"] == ["arrows", "curve"]
     streams = [(name, output["name"]) for name, output in outputs if output["output_type"] == "stream"]
-    assert len(streams) + 3 == len(outputs)
+    assert len(streams) + 2 == len(outputs)
     assert {name for name, stream in streams if stream == "stderr"} == {"train"}
     assert NOTEBOOK.stat().st_size < 250_000
 
