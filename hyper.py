@@ -6,9 +6,9 @@
 
 c is what is read of a description, and (l, m) is a *site*: the layer and the module of an adapted
 weight. Z is diag(z), or a square of r × r. A *trunk* does two things. It reads the embedding of
-each part of a text, which Zhyper.embed adds up to c; and of c it makes a vector of features for
-every site. A *head* for each module, shared by all layers, turns these features into z, or for
-Text-to-LoRA into A and B.
+each part of a text; what it reads is added up to c by Zhyper.embed. And of c it makes a vector of
+features for every site. A *head* for each module, shared by all layers, turns these features into
+z, or for Text-to-LoRA into A and B.
 
 The paper is "Zhyper: Factorized Hypernetworks for Conditioned LLM Fine-Tuning", arXiv 2510.19733;
 its authors' code is machinelearningnuremberg/Zhyper.
@@ -76,7 +76,7 @@ class LowRank:
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
         # Z A is Z times each of the d_in columns of A. times_z wants vectors in the last axis:
-        A = self.times_z(self.A.mT)  # (d_in, r) -> (b, d_in, r); without z as it was
+        A = self.times_z(self.A.mT)  # (d_in, r) · z (b, 1, r) -> (b, d_in, r); without z as it was
         A = A.mT  # (b, r, d_in)
         B = self.B
         if A.dim() == 3:
@@ -114,7 +114,7 @@ class Trunk(nn.Module):
     To add one, write a subclass and give it a name in TRUNKS below. Its `__init__` takes what this
     one takes. `reads_statements` says in which parts a text is embedded: statement by statement or
     whole. `read` turns the embeddings of parts, (n, d_text), into (n, d_c). Zhyper.embed adds up
-    what was read of a text's parts, over the root of their number: c, (b, d_c). `forward` turns c
+    what was read of a text's n parts, and divides by √n: c, (b, d_c). `forward` turns c
     into features (b, l, m, f) for b texts, l adapted layers and m modules. `features` is the number
     f, for which heads are built.
     """
@@ -127,11 +127,12 @@ class Trunk(nn.Module):
         self.noise = config.noise
         # (e - mean) / std: in training of the embeddings of a step, later their running averages.
         # differs from the paper, which takes e as it is: a fresh encoder embeds all texts almost
-        # alike. (So a step of training needs two texts or more.)
+        # alike.
         self.standardise = nn.BatchNorm1d(d_text, affine=False)
 
     def standardised(self, e: Tensor) -> Tensor:
         """The embeddings (n, d_text) standardised, in training with noise on them."""
+        self.standardise.train(self.training and len(e) > 1)  # a single one has no std
         e = self.standardise(e)
         if self.training:
             e = e + self.noise * torch.randn_like(e)
@@ -238,10 +239,10 @@ class Hypernetwork(nn.Module):
     """What every trained method is: a network from embeddings of texts to an adapter for them.
 
     To add one, write a subclass with `__init__` and `forward`, give it a name in HYPERNETWORKS
-    below and a line in METHODS of train.py. Then it can be trained, evaluated and saved, and if it
-    reads texts also merged and exported. `self.trunk(c)` makes features of each site. An A or a B
-    that all texts share is an nn.ParameterDict called `A` or `B`: train.py lets these learn at
-    three times the rate of the rest.
+    below and a line in METHODS of train.py. Then it can be trained, evaluated and saved. One that
+    reads texts can also be merged and exported for a text. `self.trunk(c)` makes features of each
+    site. An A or a B that all texts share is an nn.ParameterDict called `A` or `B`: train.py lets
+    these learn at three times the rate of the rest.
     """
 
     reads_text = True  # False: one adapter for all texts; then it gets no trunk, and c is None
@@ -267,7 +268,7 @@ class Hypernetwork(nn.Module):
         raise NotImplementedError
 
     def take_backbone(self, backbone: nn.Module) -> None:
-        """Called once with the GPT. Here nothing needs it; Rescaling in tests/evidence does."""
+        """Called once with the GPT, for a subclass that copies or uses its weights."""
 
     def sites(self) -> list[tuple[int, str]]:
         """(layer, module) of every adapted weight, layer by layer."""

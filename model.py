@@ -101,9 +101,9 @@ class Linear(nn.Linear):
 def rotary(t: int, head_size: int, theta: float, device: torch.device) -> Tensor:
     """cos and sin, (2, t, s), of the angles by which a head's numbers turn at t positions.
 
-    Numbers i and i + s/2 of a query or a key are the two coordinates of a point: of four numbers
-    the first and the third, the second and the fourth. At position n it is turned by the angle
-    n · theta^(-2i/s). The product of a query and a key then depends on how
+    Numbers i and i + s/2 of a query or a key are the two coordinates of a point: with s = 4 the
+    pairs are (0, 2) and (1, 3). At position n it is turned by the angle n · theta^(-2i/s). The
+    product of a query and a key then depends on how
     far apart they are (RoFormer, arXiv 2104.09864).
     """
     n = torch.arange(t, device=device).float()
@@ -140,6 +140,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """(b, t, d) -> (b, t, d). `rope` (2, t, s) is what `rotary` makes.
 
+        Rows are filled up on the right, and no token looks ahead, so there is no mask for padding.
         The last layer may be given `positions` (b, p), those of each row whose result is wanted:
         then only these are computed, (b, p, d).
         """
@@ -288,7 +289,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.word = nn.Embedding(config.vocab_size, config.width)
-        # (a real BERT's embedding of token type 0 is added to these when it is read)
+        # (data/pretrained.py adds to these a real BERT's embedding of token type 0)
         self.position = nn.Embedding(config.block_size, config.width)
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))

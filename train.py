@@ -77,6 +77,7 @@ class Config:
     encoder: str | None = option(None, "a pretrained BERT, which stays frozen: its folder or name")
     encoder_layers: int = option(0, "of attention, of the small encoder")
 
+    # (kind, description_in_prompt and lr_scale are no options: METHODS and PRESETS set them)
     kind: str | None = None  # a key of hyper.HYPERNETWORKS; None: nothing is trained
     description_in_prompt: bool = False  # the backbone reads the description before the question
     rank: int = option(32, "of every update")
@@ -107,8 +108,6 @@ class Config:
             raise ValueError(f"modules is {self.modules!r}: name each once")
         if self.width % (2 * HEADS):  # rotary positions take the numbers of a head in pairs
             raise ValueError(f"width is {self.width}: choose a multiple of {2 * HEADS}")
-        if self.descriptions_per_step == 1:  # they are standardised over the batch
-            raise ValueError("descriptions_per_step is 1: choose 2 or more")
         may_be_zero = ("seed", "encoder_layers", "lowest_layer", "noise")
         for setting in fields(self):
             value = getattr(self, setting.name)
@@ -141,7 +140,7 @@ PRESETS = {
     "default": {},
     # fewer cultures, which can be learned by heart, and more that is stated at once
     "hard": {"contexts": 64, "stated": 6},
-    # with 0.5 the loss stays high until the rate falls
+    # with a scale of 0.5 the loss stays high until the rate falls
     "votes": {"steps": 1600, "lr_scale": 0.25},
     "atlas": {"lr_scale": 0.5},
     # One layer and few tokens a step: what it learns in half a minute tells whether all works.
@@ -166,7 +165,7 @@ PRESETS = {
     "real": {
         "backbone": "HuggingFaceTB/SmolLM2-135M-Instruct",
         "encoder": "sentence-transformers/all-MiniLM-L6-v2",
-        "lowest_layer": 28,  # of 30: as good as six layers on the validation split of votes
+        "lowest_layer": 28,  # two of 30 layers: as good as six on the validation split of votes
         "steps": 2500,
         "lr_scale": 0.2,  # at half of the methods' own rates the loss stays high
         "descriptions_per_step": 16,
@@ -289,7 +288,7 @@ def pretrain(
     It learns through `Zhyper.forward`, like all methods, but without descriptions and so without
     updates. Of a packed row every token but the first counts as its answer.
     """
-    texts = encode(system.tokenizer, documents, "document", no_end=True)
+    texts = encode(system.tokenizer, documents, "document", more_follows=True)
     eos = system.backbone.config.eos[0]
     packed = pack(texts, eos, PRETRAIN_ROWS, PRETRAIN_TOKENS, config.seed)
     batches = ((rows, None) for rows in packed)
@@ -334,9 +333,10 @@ def encode_records(
     prompts = system.prompts([record.question for record in records], descriptions)
     answers = [record.answer for record in records]
     pairs = list(zip(prompts, answers, strict=True))  # of each record
-    row_of = number_distinct(pairs)
-    rows = system.encode_rows([prompt for prompt, _ in row_of], [answer for _, answer in row_of])
-    return Encoded(rows, [row_of[pair] for pair in pairs], descriptions)
+    number_of = number_distinct(pairs)
+    prompts, answers = zip(*number_of, strict=True)  # of each row
+    rows = system.encode_rows(prompts, answers)
+    return Encoded(rows, [number_of[pair] for pair in pairs], descriptions)
 
 
 def fit(
@@ -377,9 +377,9 @@ def score_records(system: Zhyper, records: Encoded) -> tuple[Tensor, Tensor]:
 def swapped_descriptions(records: Sequence[Record], rng: random.Random) -> list[str]:
     """For each record the description of another one, which has another answer.
 
-    It has the same question, if any such record has another answer; else it is any description but
-    its own. So a record that is answered "bow" gets the description of one that is answered "sing".
-    Raises ValueError if all descriptions are the same.
+    A record that is answered "bow" gets the description of one with the same question that is
+    answered "sing". If all records with this question have one answer, it gets any description but
+    its own. Raises ValueError if all descriptions are the same.
     """
     # {question: {answer: descriptions}}, as {"How do they greet?": {"bow": [...], "sing": [...]}}
     texts_of = defaultdict(lambda: defaultdict(list))
@@ -462,6 +462,7 @@ def evaluate_guesses(guesses: dict[Record, str], data: Data, config: Config) -> 
 def summary(exact: dict[str, Tensor]) -> dict:
     """The accuracy of each split, which answers are right, as "0110", and the margin.
 
+    (tests/evidence compares methods record by record, by these digits.)
     The margin is what the swapped descriptions cost: the accuracy with the right ones less theirs.
     """
     accuracy = {name: right.float().mean().item() for name, right in exact.items()}
@@ -530,7 +531,7 @@ def build_base(data: Data, config: Config) -> Zhyper:
             heads=HEADS,
             kv_heads=HEADS,
             width=config.width,
-            inner=11 * config.width // 4,
+            inner=11 * config.width // 4,  # about 8/3, as in Llama
         )
         backbone = GPT(sizes)
     words = sorted({word for text in descriptions for word in words_of(text)})
@@ -616,8 +617,8 @@ def resume(folder: Path) -> dict:
 def go_on(folder: Path, results: dict) -> dict:
     """Do what the results of a job do not hold yet.
 
-    A system in a file has a backbone of its own. New systems have the very backbone of `base`, so
-    pretraining that one pretrains theirs.
+    New systems have the very backbone of `base`, so pretraining that one pretrains theirs. A system
+    in METHOD.pt has a backbone of its own, which is pretrained, as no method begins before that.
 
     stopped in      found in the folder              goes on
     pretraining     backbone.pt with a checkpoint    from its step
@@ -722,9 +723,8 @@ def run_or_resume(given: dict) -> None:
     to_resume = given.pop("resume", None)  # a folder
     if to_resume and given:
         raise ValueError("--resume takes all options from the folder: give no other")
-    preset = given.pop(
-        "preset", data if data in PRESETS else "default"
-    )  # votes has one, for example
+    # votes and atlas have a preset of their own
+    preset = given.pop("preset", data if data in PRESETS else "default")
     methods = given.pop("methods", "frozen,prompt,zhyper-diag").split(",")
     folder = Path(to_resume or given.pop("out", f"out/{Path(data).stem}-{preset}"))
     try:

@@ -52,8 +52,8 @@ def split_statements(text: str) -> list[str]:
     >>> split_statements("In this land people bow, tea is cold, and a queen rules. Nobody sings!")
     ['In this land people bow', 'tea is cold', 'a queen rules', 'Nobody sings']
     """
-    full_stop = r"(?<!\b[A-Z])\."
-    marks = rf"(?:[,;!?]|{full_stop})+(?=\s|$)"  # before a space or at the end of the text
+    full_stop = r"(?<!\b[A-Z])\."  # (?<!...): no single capital letter stands before it
+    marks = rf"(?:[,;!?]|{full_stop})+(?=\s|$)"  # (?=...): a space or the text's end follows
     parts = []
     for part in re.split(rf"{marks}|\n", text):
         part = re.sub(r"^\s*and\s", "", part, flags=re.IGNORECASE)
@@ -160,7 +160,8 @@ class Zhyper(nn.Module):
         check_list("descriptions", descriptions)
         parts = [self.parts_of(text) for text in descriptions]
         # c of a text with n parts is Σ read(e of the part) / √n. This is a product of matrices, so
-        # that a part is embedded and read only once, in however many texts it stands.
+        # that a part is embedded and read only once, in however many texts it stands. Of the texts
+        # "people bow, tea is cold" and "tea is cold" the factors are [[1/√2, 1/√2], [0, 1]].
         index_of = number_distinct(itertools.chain(*parts))
         factors = torch.zeros(len(parts), len(index_of))  # (b, n): of each part in each text
         for i, parts_of_text in enumerate(parts):
@@ -286,9 +287,10 @@ class Zhyper(nn.Module):
             x = self.hidden_states(rows.ids)
         # A token predicts the next one. Two rows, | before the answer, E the end token, - padding:
         #     ids         a b c | X E -   and   a b | X Y Z E
-        #     positions       2   3 .       and     1   2 3 4     . where the mask is false
-        #     targets             X E .     and         X Y Z E
-        positions, mask = answer_positions(rows)  # (b, p) each, p tokens being the longest answer
+        #     positions       2   3 . .     and     1   2 3 4     . where the mask is false
+        #     targets             X E . .   and         X Y Z E
+        # (b, p) each, where the longest answer has p tokens with its end
+        positions, mask = answer_positions(rows)
         targets = rows.ids.gather(1, positions + 1)  # (b, p)
         positions, mask, targets = [each.to(self.device) for each in (positions, mask, targets)]
         # of the last layer only these positions are computed
@@ -325,7 +327,7 @@ class Zhyper(nn.Module):
         eos = config.eos[0]
         texts = self.prompts(questions, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
-        prompts = encode(self.tokenizer, texts, "prompt", longest=longest, no_end=True)
+        prompts = encode(self.tokenizer, texts, "prompt", longest=longest, more_follows=True)
         rows = [list(prompt) for prompt in prompts]  # they grow by a token in each round
         adapter = self.eval().adapt(descriptions)
         for _ in range(max_new_tokens):
@@ -341,7 +343,7 @@ class Zhyper(nn.Module):
         answers = []
         for prompt, row in zip(prompts, rows, strict=True):
             answer = [token for token in row[len(prompt) :] if token != eos]
-            # (with the prompt, since the first word of a text may be decoded otherwise)
+            # (with the prompt, since some tokenizers drop the space before a text's first word)
             answers.append(decode_answer(self.tokenizer, prompt, answer))
         return answers
 
@@ -385,7 +387,7 @@ class Zhyper(nn.Module):
     # ---- files
 
     def save(self, path: Path, checkpoint: dict | None = None) -> None:
-        """Write the whole system into one file; of real models, which are frozen, only the name.
+        """Write the whole system into one file; of real models, which are always frozen, the name.
 
         `checkpoint` is what an unfinished training needs to go on (`train_loop` in train.py).
         """
@@ -471,7 +473,7 @@ anything else   a question"""
 
 
 def probability(system: Zhyper, question: str, answer: str, descriptions: list[str] | None) -> str:
-    """How probable an answer is, as "(0.83)"; "" for an empty one, or one that fills its row."""
+    """How probable an answer is, as "(0.83)"; "" if it is empty or leaves no room for its end."""
     try:
         loss, _ = system.score([question], [answer], descriptions)
     except ValueError:

@@ -15,9 +15,9 @@ The first answer of a facet is its majority value. Most clauses, those under "tr
 by people who saw the questions and the answers alone; so were the two "own_words" of each answer,
 by others, which no training ever sees.
 
-Neighbouring facets form pairs, as greeting and time, and their values go together. Of the 16 pairs
-of values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are on time or an
-hour late. Only `ood` has the other 8, `BROKEN`.
+Neighbouring facets form pairs, as greeting and time, and their values go together. Of the 16
+combinations of values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are
+on time or an hour late. Only `ood` has the other 8, `BROKEN`.
 
 A culture comes from one of eight regions. For each pair of facets a region has a favourite among
 `ALLOWED`, which most of its cultures have.
@@ -34,8 +34,8 @@ right for one culture in four. A prompt fails to override that bias; an adapter 
 - `seen`, `validation`: training cultures, in new descriptions.
 - `new_wording`: training cultures, in a clause of each answer that is held out.
 - `unseen`: new cultures from the same regions.
-- `own_words`, `own_words_four`: the same, but in own words, one statement or four. These splits are
-  the hard ones, as a small encoder learned its English from this data alone.
+- `own_words`, `own_words_four`: the same, in one statement or four of those other people. These
+  splits are the hard ones, as a small encoder learned its English from this data alone.
 - `ood`: new cultures from outside all regions. A description states whole pairs.
 - `minimal_pairs`: two new cultures that differ in one stated value, in the same words.
 - `locality`: new cultures, asked for facets that the description does not state.
@@ -51,7 +51,7 @@ FACETS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-
 NAMES = list(FACETS)
 PAIRS = list(zip(NAMES[::2], NAMES[1::2], strict=True))  # [("greeting", "time"), ...]
 ANSWERS = {facet: list(texts["answers"]) for facet, texts in FACETS.items()}
-# The values of a pair, in training and in `ood`. In both lists each value of a facet stands twice,
+# The combinations of a pair, in training and in `ood`. In both each value of a facet stands twice,
 # so that a single value does not tell from which list it is.
 ALLOWED = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0)]
 BROKEN = [(0, 2), (0, 3), (1, 3), (1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]
@@ -114,7 +114,8 @@ def describe(rng: Random, culture: Culture, facets: list[str], wording: str = "t
         answer = ANSWERS[facet][culture[facet]]
         clauses = FACETS[facet]["answers"][answer]
         # Not rng.choice: how often it draws depends on the length of the list. The texts of a
-        # minimal pair begin with the same state of rng, and must differ in one clause alone.
+        # minimal pair begin with the same state of rng (see `evaluation_records`), and must differ
+        # in one clause alone.
         number = int(rng.random() * len(clauses[wording]))
         stated.append(clauses[wording][number])
     if len(stated) > 1:
@@ -170,8 +171,8 @@ def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> 
     split                        culture                states              is asked
     validation, seen             a training culture     `stated` facets     what is stated
     new_wording                  a training culture     ... held-out        what is stated
-    unseen, own_words_four       a new one              `stated` facets     what is stated
-    own_words                    a new one              one facet           what is stated
+    unseen                       a new one              `stated` facets     what is stated
+    own_words, own_words_four    a new one              one facet, four     what is stated
     ood                          one of no region       whole pairs         what is stated
     locality                     a new one              `stated` facets     what is left open
     """

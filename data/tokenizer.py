@@ -29,7 +29,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:
     """A tokenizer saved by its `to_str`, set so that "<eos>" typed by a user is mere text."""
     tokenizer = tokenizers.Tokenizer.from_str(text)
-    # (By its name one would expect the contrary: True lets it split "<eos>" like any other text.)
+    # True: "<eos>" in a text is split like any other text. (The name suggests the contrary.)
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -39,13 +39,13 @@ def encode(
     texts: Sequence[str],
     what: str,
     longest: int | None = None,
-    no_end: bool = False,
+    more_follows: bool = False,
 ) -> list[list[int]]:
     """The token ids of texts, with what the tokenizer puts around them, as [CLS] and [SEP].
 
-    With `no_end` what ends a text is left out, since more follows, as after a prompt. `what` is the
-    word for these texts in errors, as "description". Raises ValueError for a text that is empty,
-    that takes more than `longest` tokens, or that holds characters unknown to the tokenizer.
+    With `more_follows` what ends a text is left out, as in a prompt. `what` is the word for these
+    texts in errors, as "description". Raises ValueError for a text that is empty, that takes more
+    than `longest` tokens, or that holds characters unknown to the tokenizer.
     """
     for text in texts:
         if not text.strip():
@@ -58,7 +58,7 @@ def encode(
     rows = []
     for text, encoding in zip(texts, encodings, strict=True):
         ids = encoding.ids
-        if no_end:
+        if more_follows:
             # [CLS] how ##dy [SEP] becomes [CLS] how ##dy
             while ids and encoding.special_tokens_mask[len(ids) - 1]:
                 ids = ids[:-1]
@@ -84,10 +84,10 @@ def encode_answers(
     Raises ValueError for a text that is empty or too long, and where the tokenizer makes one token
     of the prompt's end and the answer's start, so that there is no place to cut.
     """
-    prompt_rows = encode(tokenizer, prompts, "prompt", no_end=True)
+    prompt_rows = encode(tokenizer, prompts, "prompt", more_follows=True)
     encode(tokenizer, answers, "answer")  # raises for an empty answer
     texts = [f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)]
-    text_rows = encode(tokenizer, texts, "prompt with its answer", longest, no_end=True)
+    text_rows = encode(tokenizer, texts, "prompt with its answer", longest, more_follows=True)
     pairs = []
     for text, prompt_ids, ids in zip(texts, prompt_rows, text_rows, strict=True):
         cut = len(prompt_ids)

@@ -277,6 +277,16 @@ def test_a_gradient_reaches_every_parameter_within_three_steps(kind, trunk):
     assert all(weight.grad.any() for weight in network.parameters())
 
 
+def test_a_step_may_have_a_single_statement_which_has_no_spread_to_be_standardised_by():
+    system = build_system("zhyper-diag").train()
+    loss, _ = system.score(["who?"] * 2, ["bow", "sing"], TEXTS[:1] * 2)
+    loss.sum().backward()
+    assert loss.isfinite().all() and system.encoder.word.weight.grad.any()
+    assert system.hypernetwork.trunk.standardise.num_batches_tracked == 0
+    system.score(["who?"] * 2, ["bow", "sing"], TEXTS[:2])
+    assert system.hypernetwork.trunk.standardise.num_batches_tracked == 1
+
+
 # ---- one more, as a reader would write it
 
 

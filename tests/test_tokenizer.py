@@ -73,8 +73,8 @@ EVERY = pytest.mark.parametrize("build", [trained, llama_2, metaspace, smollm2])
 def test_a_prompt_and_its_answer_have_the_ids_of_the_text_of_both_and_the_answer_comes_back(build):
     tokenizer = build()
     texts = [f"{prompt} {answer}" for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
-    wholes = encode(tokenizer, texts, "text", no_end=True)
-    prompts = encode(tokenizer, PROMPTS, "prompt", no_end=True)
+    wholes = encode(tokenizer, texts, "text", more_follows=True)
+    prompts = encode(tokenizer, PROMPTS, "prompt", more_follows=True)
     pairs = encode_answers(tokenizer, PROMPTS, ANSWERS)
     assert [prompt for prompt, _ in pairs] == prompts
     for (prompt, answer), whole, text in zip(pairs, wholes, ANSWERS, strict=True):
@@ -94,8 +94,8 @@ def test_a_mark_that_somebody_types_is_text(build):
 
 
 def test_what_a_tokenizer_puts_around_a_text_stays_but_its_end_where_the_text_goes_on():
-    assert encode(llama_2(), ["people"], "text", no_end=True)[0][0] == 1  # BOS
-    (ids,) = encode(metaspace(), ["people bow"], "text", no_end=True)
+    assert encode(llama_2(), ["people"], "text", more_follows=True)[0][0] == 1  # BOS
+    (ids,) = encode(metaspace(), ["people bow"], "text", more_follows=True)
     assert ids == metaspace().encode("people bow", add_special_tokens=False).ids
     assert encode(metaspace(), ["people bow"], "text") == [[*ids, 1]]  # a whole text has its EOS
     assert encode(word_piece(), ["people bow"], "text")[0][::3] == [1, 2]  # [CLS] people bow [SEP]

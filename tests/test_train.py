@@ -386,7 +386,7 @@ BAD = {  # a bad command line: a part of what its last line says
     "--trunk tall": "unknown trunk 'tall': choose from gated, paper",
     "--preset huge": "unknown preset 'huge'",
     "--device tpu": "unknown device 'tpu'",
-    "--descriptions-per-step 1": "descriptions_per_step is 1: choose 2 or more",
+    "--descriptions-per-step 0": "descriptions_per_step is 0: it must be more than 0",
     "--rank 0": "rank is 0: it must be more than 0",
     "--steps -1": "steps is -1",
     "--width 36": "width is 36: choose a multiple of 8",

@@ -40,7 +40,7 @@ def logits_of(system: Zhyper, ids: torch.Tensor, descriptions) -> torch.Tensor:
 
 
 def ids_of(system: Zhyper, text: str) -> list[int]:
-    return encode(system.tokenizer, [text], "text", no_end=True)[0]
+    return encode(system.tokenizer, [text], "text", more_follows=True)[0]
 
 
 # ---- from a text to an adapter
