@@ -13,7 +13,7 @@ Hint 3: `place_updates` takes {module: one A for each layer}, and B likewise. B 
 import torch
 from taught import small_config
 
-from hyper import Adapter, HyperConfig, Hypernetwork
+from hyper import Adapter, HyperConfig, Hypernetwork, init_A  # noqa: F401 (init_A is for you)
 
 
 class GeneratedB(Hypernetwork):
@@ -35,15 +35,19 @@ def test_it_starts_as_the_frozen_model_and_gives_each_text_its_own_B_at_every_si
     A = [weight for name, weight in network.named_parameters() if name.startswith("A")]
     count = sum(weight.numel() for weight in A)
     assert count == 2 * 2 * (6 + 6), f"A has {count} numbers: is there one of (r, d_in) for each layer and module?"
-    assert max(weight.abs().max() for weight in A) <= 6**-0.5, "A has not LoRA's usual start: see `init_A`"
+    numbers = torch.cat([weight.flatten() for weight in A]) * 6**0.5
+    usual = -1 <= numbers.min() < -0.5 and 0.5 < numbers.max() <= 1
+    assert usual, "A has not LoRA's usual start: see `init_A`"
     assert sorted(network(c)) == sorted(network.sites()), "the adapter has other sites: see `sites`"
     assert not any(update(x).any() for update in network(c).values()), "step 0 is not the frozen model: is B(c) zero?"
-    sum((update(x) - 1).square().mean() for update in network(c).values()).backward()
+    sum((update(x) - x[..., : len(update.B[0])]).square().mean() for update in network(c).values()).backward()
     torch.optim.Adam(network.parameters(), 0.1).step()
     for site, update in network(c).items():
         assert update.scale == 3 and update.A.shape == (2, 6), f"at {site}, scale is config.scale, and A has no axis b"
         assert (update(x) != 0).any(), f"nothing has moved at {site}: is A zero as well?"
         assert update.B.dim() == 3 and not update.B[0].allclose(update.B[1]), f"at {site}, two texts have the same B"
+        factors = update.B[0] / update.B[1]  # (d_out, r)
+        assert not factors.allclose(factors[:1]), f"at {site}, two texts' B differ by a factor a column: that is a z"
     assert not network(c)[1, "q"].A.equal(network(c)[2, "q"].A), "two layers share their A"
     assert not network(c)[1, "q"].B.equal(network(c)[2, "q"].B), "two layers have the same B: whose features make it?"
     network.zero_grad()

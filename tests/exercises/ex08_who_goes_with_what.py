@@ -3,7 +3,7 @@
 Read in hyper.py: `read` of GatedTrunk, and the docstring of its class. In zhyper.py: `split_statements`, `embed`.
 A text is a list of statements here. `embed(statements)` is a frozen encoder, (n, d): the embedding of a statement is
 the mean of the vectors of its words. `read(e)` is a trunk's, (n, d) -> (n, f), and the nonlinearity is in it.
-1. `before` returns c (f,): the mean of all statements is taken before `read`. That is one embedding of a whole text.
+1. `before` returns c (f,): the mean of the statements' embeddings is taken before `read`.
 2. `after` returns c (f,): the mean is taken after `read`. (Zhyper.embed divides by √n and not by n.)
 3. Say first: does a wider `read` help `before` to tell "it backed whaling, it opposed mining" from "it backed mining,
    it opposed whaling"? Then write `lost_before`, which gets no `read`: True if every `read`, however wide, gives the
@@ -16,6 +16,7 @@ Hint 2: c is a function of what goes into `read`. When is that the same for two 
 Hint 3: within one statement the order of the words is lost. Put two facts into one statement.
 """
 
+import random
 from collections.abc import Callable
 
 import torch
@@ -68,6 +69,19 @@ def build(width: int) -> tuple[Embed, Read]:
     return embed, GatedTrunk(small_config(features=width, narrow=width), 1, 8).double().eval().read
 
 
+def random_pairs() -> list[tuple[list[str], list[str]]]:
+    """Texts of two statements; the second of a pair has the words of the first in another order."""
+    rng = random.Random(0)
+    pairs = []
+    for _ in range(8):
+        words = rng.sample(WORDS, 5)
+        cut = rng.randint(1, 4)
+        first = [" ".join(words[:cut]), " ".join(words[cut:])]
+        rng.shuffle(words)
+        pairs.append((first, [" ".join(words[:cut]), " ".join(words[cut:])]))
+    return pairs
+
+
 @torch.no_grad()
 def test_the_two_readings():
     embed, read = build(4)
@@ -77,8 +91,11 @@ def test_the_two_readings():
         why = f"{name} of one statement is not what is read of its embedding: are `embed` and `read` both used?"
         for alone in (TEXT[0], OTHER_PAIRS[1]):
             torch.testing.assert_close(reading([alone], embed, read), read(embed([alone]))[0], msg=why)
-    why = "before is not what is read of all words as one statement: is the mean taken of the embeddings?"
-    torch.testing.assert_close(before(TEXT, embed, read), before([" ".join(TEXT)], embed, read), msg=why)
+    why = (
+        "before is not what is read of the mean of the embeddings: does a long statement count as much as a short one?"
+    )
+    mean = "it it it backed"  # as in the mean of "it" and "it backed"
+    torch.testing.assert_close(before(["it", "it backed"], embed, read), before([mean], embed, read), msg=why)
     why = "after is not the mean of what is read of each statement alone: is `read` applied before the mean?"
     alone = torch.stack([after([statement], embed, read) for statement in TEXT])
     torch.testing.assert_close(after(TEXT, embed, read), alone.mean(0), msg=why)
@@ -93,14 +110,16 @@ def test_what_each_of_them_cannot_tell_apart():
             first, second = [reading(text, embed, read) for text in texts]
             return first.allclose(second)
 
-        for texts in PAIRS:
+        for texts in [*PAIRS, *random_pairs()]:
             lost = same(before, texts)
             does = "gives one c to" if lost else "tells apart"
             why = f"at width {width} before {does} {texts[0]} and {texts[1]}: what does `read` get of each of them?"
             assert lost_before(*texts, embed) == lost, why
         assert not same(after, PAIRS[0]), "after gives the same words in other pairs the same c"
         first, second = lost_after()
+        assert isinstance(first, list) and isinstance(second, list), "a text is a list of statements, not a string"
         words = [sorted(" ".join(text).split()) for text in (first, second)]
         assert words[0] == words[1], f"{first} and {second} have not the same words"
         assert set(first) != set(second), "the two texts have the same statements: an order alone says nothing here"
+        assert len(set(words[0])) > 4, f"{first} has fewer than five different words: can it say two facts?"
         assert same(after, (first, second)), f"after tells {first} from {second}, at width {width}"

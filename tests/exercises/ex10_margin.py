@@ -40,6 +40,10 @@ def test_the_text_decides_unless_the_question_does():
     for name, given, wanted in [("right", OWN, 1), ("none", None, 1 / 3), ("swapped", texts, 0)]:
         found = accuracy(system, list(RECORDS), given)
         assert abs(found - wanted) < 0.01, f"{name}: {wanted:.2f}, not {found:.2f}: of whole answers, with these texts?"
+    other = next(record.answer for record in RECORDS if record.answer != RECORDS[0].answer)
+    altered = [RECORDS[0]._replace(answer=other), *RECORDS[1:]]
+    found = accuracy(system, altered, OWN)
+    assert abs(found - 1 + 1 / len(altered)) < 0.01, "one answer is now wrong, and the accuracy does not say so"
     new = stated(list(RECORDS))
     for old, record in zip(RECORDS, new, strict=True):
         assert record._replace(question=old.question) == old, "is only the question another?"
