@@ -46,7 +46,7 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (6, "gate[1] = -gate[0]", "gate[1, 0] = -gate[0, 0]", "at layer 1 v the effect is not minus"),
     (6, "gate[1] = -gate[0]", "network.head_weight.data.mul_(-1)", "which weights do the layers not share"),
     (7, "nn.init.zeros_(head.weight)", "pass", "step 0 is not the frozen model"),
-    (7, "= init_A(layers, config.rank, d_in)", "= torch.zeros(layers, config.rank, d_in)", "is A zero"),
+    (7, "= init_A(layers, config.rank, d_in)", "= torch.zeros(layers, config.rank, d_in)", "usual start"),
     (7, "init_A(layers, config.rank, d_in)", "init_A(1, config.rank, d_in).repeat(layers, 1, 1)", "share their A"),
     (7, "init_A(layers, config.rank, d_in)", "torch.randn(layers, config.rank, d_in)", "LoRA's usual start"),
     (7, "head(features[:, :, m])", "head(0 * features[:, :, m])", "two texts have the same B"),
