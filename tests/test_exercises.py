@@ -19,6 +19,9 @@ pytestmark = pytest.mark.skipif(not SOLUTIONS.exists(), reason="handed out: ther
 
 HASH = "return torch.tensor([hash((text, *statements)) % 7.0 for text in range(read(e).shape[1])]).double()"
 WORDS = "sorted(' '.join(first).split()) == sorted(' '.join(second).split())"  # the same words, not the same mean
+VISIBLE = "return ' '.join(second) in ('it backed mining it opposed whaling', 'it opposed mining it backed whaling')  #"
+A_Z = "(-1, self.config.rank))[..., :1, :].expand(-1, -1, head.out_features // self.config.rank, -1)"  # rows alike
+GUESSED = "1 / 3 if descriptions is None else float(descriptions[0] == records[0].description)"
 IN_PLACE = "update.z = factors * update.z\n    return update"  # too long for a line of the table
 WRONG = [  # exercise, what its solution says, what a student may say, part of what the check answers
     (1, "(features + 1)\n    return", "features\n    return", "bias"),
@@ -46,13 +49,16 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (6, "gate[1] = -gate[0]", "gate[1, 0] = -gate[0, 0]", "at layer 1 v the effect is not minus"),
     (6, "gate[1] = -gate[0]", "network.head_weight.data.mul_(-1)", "which weights do the layers not share"),
     (7, "nn.init.zeros_(head.weight)", "pass", "step 0 is not the frozen model"),
-    (7, "= init_A(layers, config.rank, d_in)", "= torch.zeros(layers, config.rank, d_in)", "usual start"),
+    (7, "= init_A(layers, config.rank, d_in)", "= torch.zeros(layers, config.rank, d_in)", "LoRA's usual start"),
     (7, "init_A(layers, config.rank, d_in)", "init_A(1, config.rank, d_in).repeat(layers, 1, 1)", "share their A"),
     (7, "init_A(layers, config.rank, d_in)", "torch.randn(layers, config.rank, d_in)", "LoRA's usual start"),
+    (7, "init_A(layers, config.rank, d_in)", "0.01 * torch.rand(layers, config.rank, d_in)", "LoRA's usual start"),
+    (7, "(-1, self.config.rank))", A_Z, "a factor a column"),
     (7, "head(features[:, :, m])", "head(0 * features[:, :, m])", "two texts have the same B"),
     (7, "features = self.trunk(c)", "features = self.trunk(c)[:, :1].expand(-1, 2, -1, -1)", "two layers have"),
     (7, "head(features[:, :, m])", "head(features[:, :, 0])", "are never used"),
     (8, "return read(e)[0]", "return read(embed(statements)).mean(0)", "what is read of the mean of the embeddings"),
+    (8, "return read(e)[0]", "return read(embed([' '.join(statements)]))[0]", "count as much as a short one"),
     (8, "return read(e).mean(0)", "return read(e.mean(0, keepdim=True))[0]", "is `read` applied before the mean"),
     (8, "return read(e).mean(0)", "return read(e).flatten()", "or laid side by side"),
     (8, "return read(e).mean(0)", "return read(e)[0]", "is `read` applied before the mean"),
@@ -61,6 +67,9 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (8, "return read(e).mean(0)", f"if len(e) > 1:\n        {HASH}\n    return read(e)[0]", "before the mean"),
     (8, "embed(first).mean(0).allclose(embed(second).mean(0))", "False", "at width 4 before gives one c"),
     (8, "return embed(first).mean(0)", f"return {WORDS}  # ", "tells apart"),
+    (8, "return embed(first).mean(0)", f"{VISIBLE} ", "before gives one c to"),
+    (8, "return [first], [second]", "return ['it', 'it it it', first], ['it it', 'it it', first]", "two facts"),
+    (8, "return [first], [second]", "return first, second", "a text is a list"),
     (8, "return [first], [second]", "return [first, second], [second, first]", "an order alone says nothing"),
     (8, "return [first], [second]", "return [first], [second + ' deep']", "have not the same words"),
     (8, "return [first], [second]", "return [first, 'it'], [second + ' it']", "after tells"),
@@ -68,12 +77,14 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (9, '"; ".join(others) or None', '"; ".join(others)', "write 1 to"),
     (9, 'probability("; ".join(others) or None)', "0.98", "is it left out, and are the others there"),
     (9, "split_statements(description)\n    found", "description.split(', ')\n    found", "see split_statements"),
+    (9, "= split_statements(description)", "= description[:-1].split('; and ')", "see split_statements"),
     (9, ', "hello is sung and never spoken"]', "]", "are not three statements or more"),
     (9, '"hello is sung and never spoken"', '"a council rules"', "which other statement says it"),
     (9, '"voters call for higher taxes"', '"a greeting is a little tune"', "the answer still has"),
     (10, " and other.answer != record.answer", " and other.context != record.context", "answers otherwise"),
     (10, "system.score(questions, answers, descriptions)", "system.score(questions, answers, None)", "right: 1.00"),
     (10, "exact.float().mean().item()", "1.0", "none: 0.33"),
+    (10, "exact.float().mean().item()", GUESSED, "one answer is now wrong"),
     (10, 'f"{record.description}. {record.question}"', "record.description", "the description and the question"),
     (10, "{record.question}", "{record.answer} {record.question}", "gives the answer away"),
     (11, '"seeds": [0, 1, 2]', '"seeds": [0]', "are too few"),

@@ -54,6 +54,8 @@ def main() -> None:
         if number not in paths:
             parser.error(f"there is no exercise {number}: choose {min(paths)} to {max(paths)}")
     answers = FOLDER / "solutions.py" if args.solutions else None
+    if answers and not answers.exists():
+        sys.exit("there is no solutions.py in this folder")
     failed = False
     sys.stdout.reconfigure(errors="replace")  # a terminal that has no letter Δ
     for number in args.numbers or paths:

@@ -8,8 +8,9 @@ the mean of the vectors of its words. `read(e)` is a trunk's, (n, d) -> (n, f), 
 3. Say first: does a wider `read` help `before` to tell "it backed whaling, it opposed mining" from "it backed mining,
    it opposed whaling"? Then write `lost_before`, which gets no `read`: True if every `read`, however wide, gives the
    two texts the same c by `before`.
-4. `lost_after` returns two texts with the same words, not only the same statements in another order, which `after`
-   cannot tell apart. Use words of WORDS.
+4. `lost_after` returns two texts with the same words which `after` cannot tell apart, and `before` cannot, either. They
+   differ in who goes with what: a statement with five different words or more is another in the second text. An order
+   of statements alone does not count. Use words of WORDS.
 
 Hint 1: the mean of n rows is e.mean(0). `read` takes rows, so a single embedding goes in as (1, d).
 Hint 2: c is a function of what goes into `read`. When is that the same for two texts?
@@ -70,12 +71,12 @@ def build(width: int) -> tuple[Embed, Read]:
 
 
 def random_pairs() -> list[tuple[list[str], list[str]]]:
-    """Texts of two statements; the second of a pair has the words of the first in another order."""
+    """Texts of two statements, of three words each or of two and four. The second text of a pair has the same words."""
     rng = random.Random(0)
     pairs = []
     for _ in range(8):
-        words = rng.sample(WORDS, 5)
-        cut = rng.randint(1, 4)
+        words = rng.sample(WORDS, 6)
+        cut = rng.choice([2, 3])
         first = [" ".join(words[:cut]), " ".join(words[cut:])]
         rng.shuffle(words)
         pairs.append((first, [" ".join(words[:cut]), " ".join(words[cut:])]))
@@ -121,5 +122,8 @@ def test_what_each_of_them_cannot_tell_apart():
         words = [sorted(" ".join(text).split()) for text in (first, second)]
         assert words[0] == words[1], f"{first} and {second} have not the same words"
         assert set(first) != set(second), "the two texts have the same statements: an order alone says nothing here"
-        assert len(set(words[0])) > 4, f"{first} has fewer than five different words: can it say two facts?"
-        assert same(after, (first, second)), f"after tells {first} from {second}, at width {width}"
+        changed = [statement for statement in first if statement not in second]
+        two_facts = any(len(set(statement.split())) > 4 for statement in changed)
+        assert two_facts, f"{changed} are other in the second text, and none has five different words: two facts?"
+        for name, reading in (("after", after), ("before", before)):
+            assert same(reading, (first, second)), f"{name} tells {first} from {second}, at width {width}"
