@@ -114,9 +114,9 @@ class Trunk(nn.Module):
     To add one, write a subclass and give it a name in TRUNKS below. Its `__init__` takes what this
     one takes. `reads_statements` says in which parts a text is embedded: statement by statement or
     whole. `read` turns the embeddings of parts, (n, d_text), into (n, d_c). Zhyper.embed adds up
-    what was read of a text's n parts, and divides by √n: c, (b, d_c). `forward` turns c
-    into features (b, l, m, f) for b texts, l adapted layers and m modules. `features` is the number
-    f, for which heads are built.
+    what was read of a text's n parts, and divides by √n: c, (b, d_c). `forward` turns c into
+    features (b, l, m, f) for b texts, l adapted layers and m modules. `features` is the number f,
+    for which heads are built.
     """
 
     features: int

@@ -103,8 +103,8 @@ def rotary(t: int, head_size: int, theta: float, device: torch.device) -> Tensor
 
     Numbers i and i + s/2 of a query or a key are the two coordinates of a point: with s = 4 the
     pairs are (0, 2) and (1, 3). At position n it is turned by the angle n · theta^(-2i/s). The
-    product of a query and a key then depends on how
-    far apart they are (RoFormer, arXiv 2104.09864).
+    product of a query and a key then depends on how far apart they are (RoFormer, arXiv
+    2104.09864).
     """
     n = torch.arange(t, device=device).float()
     i = torch.arange(head_size // 2, device=device).float()
@@ -141,6 +141,7 @@ class Block(nn.Module):
         """(b, t, d) -> (b, t, d). `rope` (2, t, s) is what `rotary` makes.
 
         Rows are filled up on the right, and no token looks ahead, so there is no mask for padding.
+
         The last layer may be given `positions` (b, p), those of each row whose result is wanted:
         then only these are computed, (b, p, d).
         """

@@ -332,10 +332,10 @@ def encode_records(
         system.encode_parts(list(parts))
     prompts = system.prompts([record.question for record in records], descriptions)
     answers = [record.answer for record in records]
-    pairs = list(zip(prompts, answers, strict=True))  # of each record
-    number_of = number_distinct(pairs)
-    prompts, answers = zip(*number_of, strict=True)  # of each row
-    rows = system.encode_rows(prompts, answers)
+    pairs = list(zip(prompts, answers, strict=True))
+    number_of = number_distinct(pairs)  # there is a row for each different pair
+    row_prompts, row_answers = zip(*number_of, strict=True)
+    rows = system.encode_rows(row_prompts, row_answers)
     return Encoded(rows, [number_of[pair] for pair in pairs], descriptions)
 
 
@@ -436,7 +436,7 @@ def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record],
     return plan
 
 
-def controlled_split(splits: Sequence[str] | dict) -> str:
+def controlled_split(splits: dict) -> str:
     """The split whose records the controls ask again: `unseen`, or else the first."""
     return "unseen" if "unseen" in splits else next(iter(splits))
 
@@ -462,8 +462,8 @@ def evaluate_guesses(guesses: dict[Record, str], data: Data, config: Config) -> 
 def summary(exact: dict[str, Tensor]) -> dict:
     """The accuracy of each split, which answers are right, as "0110", and the margin.
 
-    (tests/evidence compares methods record by record, by these digits.)
     The margin is what the swapped descriptions cost: the accuracy with the right ones less theirs.
+    By the digits tests/evidence compares methods record by record.
     """
     accuracy = {name: right.float().mean().item() for name, right in exact.items()}
     if "swapped" in accuracy:
@@ -505,10 +505,11 @@ def read_data(config: Config) -> Data:
         if records:
             contexts = {record.context for record in records}
             say(f"{data.name}, {split}: {len(records)} records of {len(contexts)} contexts")
+        if split not in ("unseen", "ood"):
+            continue
         for record in records:
-            known = record.context in trained_contexts
-            known = known or (record.description, record.question) in trained_texts
-            if known and split in ("unseen", "ood"):
+            same_text = (record.description, record.question) in trained_texts
+            if same_text or record.context in trained_contexts:
                 problem = f"{record.context!r} or its description is in train, too"
                 say(f"{data.name}, {split}: {problem}, so this is no test")
                 break
@@ -730,9 +731,9 @@ def run_or_resume(given: dict) -> None:
     try:
         results = resume(folder) if to_resume else run(folder, methods, preset, given)
     except KeyboardInterrupt:
-        sys.exit(
-            f"stopped: python train.py --resume {folder} goes on" if folder.exists() else "stopped"
-        )
+        if not folder.exists():
+            sys.exit("stopped")
+        sys.exit(f"stopped: python train.py --resume {folder} goes on")
     print(table(results["rows"]))
     print(f"{time.time() - start:.0f} seconds")
 

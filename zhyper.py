@@ -418,12 +418,12 @@ class Zhyper(nn.Module):
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: choose another run or method, or train one")
 
-        def build(saved: dict | None, kind: type, config: type) -> nn.Module | None:
-            if saved is None:
+        def build(part: dict | None, kind: type, config: type) -> nn.Module | None:
+            if part is None:
                 return None
-            if "pretrained_name" in saved:
-                return kind.from_pretrained(saved["pretrained_name"])
-            return kind(config(**saved["config"]))
+            if "pretrained_name" in part:
+                return kind.from_pretrained(part["pretrained_name"])
+            return kind(config(**part["config"]))
 
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)

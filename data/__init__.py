@@ -36,7 +36,7 @@ SPLITS = {  # what each split is for
     "new_wording": "phrases that never occur in training",
     "unseen": "contexts that are never trained, asked what their description states",
     "ood": "contexts from outside the training distribution, asked what is stated",
-    "inferred": "contexts that are never trained, asked what is not stated but known",
+    "inferred": "contexts that are never trained, asked for facts that are not stated",
     "inferred_ood": "the same for contexts from outside the training distribution",
     "own_words": "one statement in words of people who never saw the training's, of new contexts",
     "own_words_four": "four such statements together",

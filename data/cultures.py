@@ -189,8 +189,10 @@ def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> 
             rng.shuffle(facets)
         else:
             context, culture = draw_culture(rng, region)
-        if split.startswith("own_words"):
-            facets = facets[: 1 if split == "own_words" else 4]
+        if split == "own_words":
+            facets = facets[:1]
+        if split == "own_words_four":
+            facets = facets[:4]
         text = describe(rng, culture, facets, wordings.get(split, "trained"))
         about = {"context": context, "description": text}
         if split == "locality":  # what is left open has the majority's answer

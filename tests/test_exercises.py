@@ -58,7 +58,7 @@ WRONG = [  # exercise, what its solution says, what a student may say, part of w
     (7, "features = self.trunk(c)", "features = self.trunk(c)[:, :1].expand(-1, 2, -1, -1)", "two layers have"),
     (7, "head(features[:, :, m])", "head(features[:, :, 0])", "are never used"),
     (8, "return read(e)[0]", "return read(embed(statements)).mean(0)", "what is read of the mean of the embeddings"),
-    (8, "return read(e)[0]", "return read(embed([' '.join(statements)]))[0]", "count as much as a short one"),
+    (8, "return read(e)[0]", "return read(embed([' '.join(statements)]))[0]", "does each statement count alike"),
     (8, "return read(e).mean(0)", "return read(e.mean(0, keepdim=True))[0]", "is `read` applied before the mean"),
     (8, "return read(e).mean(0)", "return read(e).flatten()", "or laid side by side"),
     (8, "return read(e).mean(0)", "return read(e)[0]", "is `read` applied before the mean"),

@@ -92,9 +92,7 @@ def test_the_two_readings():
         why = f"{name} of one statement is not what is read of its embedding: are `embed` and `read` both used?"
         for alone in (TEXT[0], OTHER_PAIRS[1]):
             torch.testing.assert_close(reading([alone], embed, read), read(embed([alone]))[0], msg=why)
-    why = (
-        "before is not what is read of the mean of the embeddings: does a long statement count as much as a short one?"
-    )
+    why = "before is not what is read of the mean of the embeddings: does each statement count alike, long or short?"
     mean = "it it it backed"  # as in the mean of "it" and "it backed"
     torch.testing.assert_close(before(["it", "it backed"], embed, read), before([mean], embed, read), msg=why)
     why = "after is not the mean of what is read of each statement alone: is `read` applied before the mean?"
