@@ -1,17 +1,16 @@
 """How fast things are, as ratios: what is compared takes turns, so that a slow minute slows both.
 
-python tests/bench.py                                 # every section: training, operators, real, memory
+python tests/bench.py                                 # both sections: training and real
 python tests/bench.py --only training --device cuda
 
-`real` and `memory` compare with transformers and peft. They need these packages, and the folders of SmolLM2-135M and
-MiniLM in the environment variables SMOLLM2 and MINILM. Figures are medians ± half the distance of the quartiles.
+`real` compares with transformers and peft. It needs these packages, and the folders of SmolLM2-135M and MiniLM in the
+environment variables SMOLLM2 and MINILM. Figures are medians ± half the distance of the quartiles.
 """
 # ruff: noqa: E402
 
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -112,28 +110,6 @@ def training(args: argparse.Namespace) -> list[tuple[str, str]]:
     return compare(cases, "a plain loop", args.repeats)
 
 
-class Count(TorchDispatchMode):
-    """Counts the operators that are dispatched, but for views, which compute nothing."""
-
-    operators = 0
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.operators += not operator.is_view
-        return operator(*args, **(kwargs or {}))
-
-
-def operators(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """What a default step of zhyper-diag dispatches: on a GPU each operator is a launch or more."""
-    batch = training_batch("zhyper-diag", "default", {"device": args.device})
-    table = []
-    for name, step in (("zhyper-diag", our_step(*batch)), ("a plain loop", plain_step(*batch))):
-        step()  # the optimizer makes its state
-        with Count() as count:
-            step()
-        table.append((f"{name}: operators of a step", str(count.operators)))
-    return table
-
-
 # ---- real models, against transformers and peft
 
 
@@ -160,28 +136,12 @@ def real(args: argparse.Namespace) -> list[tuple[str, str]]:
     return compare(cases | {"peft's LoRA": step_of(loss, theirs)}, "peft's LoRA", max(3, args.repeats // 4))
 
 
-def memory(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """The peak of a process that loads SmolLM2 in float32 and reads each weight, imports included."""
-    table = []
-    for name in ("model.GPT", "transformers.LlamaForCausalLM"):
-        package, _, kind = name.partition(".")
-        code = (
-            f"import resource, {package}; model = {package}.{kind}.from_pretrained({os.environ['SMOLLM2']!r}).float()"
-        )
-        code += "; print(sum(weight.numel() for weight in model.parameters() if weight.norm()))"
-        code += "; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # in KiB
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        count, peak = map(int, done.stdout.split())
-        table.append((f"{name}: peak of the weights' size", f"{256 * peak / count:.2f} × ({peak // 1024} MiB)"))
-    return table
-
-
-SECTIONS = {section.__name__: section for section in (training, operators, real, memory)}
+SECTIONS = {section.__name__: section for section in (training, real)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("bench.py", description="Measure, and print a table for each section.")
-    parser.add_argument("--only", choices=SECTIONS, help="one section; all if left out")
+    parser.add_argument("--only", choices=SECTIONS, help="one section; both if left out")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=12, help="turns of each comparison")
     args = parser.parse_args()

@@ -139,7 +139,8 @@ def test_every_method_trains_a_step_and_what_is_saved_is_what_was_evaluated(give
     curve = results["pretrain"]["curve"]
     assert [step for step, _ in curve] == list(range(2, 41, 2))
     assert curve[-1][1] < curve[0][1] - 1
-    backbone = Zhyper.load(tmp_path / "run", "backbone")
+    backbone, checkpoint = Zhyper.from_file(tmp_path / "run" / "backbone.pt")
+    assert checkpoint is None  # it is finished
     for name, row in results["rows"].items():
         system = Zhyper.load(tmp_path / "run", name)
         for column, network in (("trainable", system.hypernetwork), ("encoder", system.encoder)):
