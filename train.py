@@ -497,22 +497,19 @@ def read_data(config: Config) -> Data:
     names = ("data_path", "contexts", "stated", "wording")
     options = {name: getattr(config, name) for name in names}
     data = load(config.data, config.seed, **options)
-    train = data.split("train")
-    trained_contexts = {record.context for record in train}
-    trained_texts = {(record.description, record.question) for record in train}
     for split in SPLITS:
         records = data.split(split)
         if records:
             contexts = {record.context for record in records}
             say(f"{data.name}, {split}: {len(records)} records of {len(contexts)} contexts")
-        if split not in ("unseen", "ood"):
-            continue
-        for record in records:
-            same_text = (record.description, record.question) in trained_texts
-            if same_text or record.context in trained_contexts:
-                problem = f"{record.context!r} or its description is in train, too"
-                say(f"{data.name}, {split}: {problem}, so this is no test")
-                break
+    trained_contexts = {record.context for record in data.split("train")}
+    trained_texts = {(record.description, record.question) for record in data.split("train")}
+    for record in data.split("unseen") + data.split("ood"):
+        trained = (record.description, record.question) in trained_texts
+        if trained or record.context in trained_contexts:
+            problem = f"{record.context!r} or its description is in train, too"
+            say(f"{data.name}, {record.split}: {problem}, so this is no test")
+            break
     return data
 
 

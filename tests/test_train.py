@@ -384,6 +384,7 @@ BAD = {  # a bad command line: a part of what its last line says
     "--methods frozen,,lora": "unknown method ''",
     "--modules q,x": "unknown module 'x': choose from q, k, v",
     "--modules q,v,q": "modules is 'q,v,q': name each once",
+    "--reading aloud": "unknown reading 'aloud': choose from statements, text",
     "--trunk tall": "unknown trunk 'tall': choose from gated, paper",
     "--preset huge": "unknown preset 'huge'",
     "--device tpu": "unknown device 'tpu'",
