@@ -125,7 +125,8 @@ class Trunk(nn.Module):
     def __init__(self, config: HyperConfig, layers: int, d_text: int):  # layers: the adapted ones
         super().__init__()
         self.noise = config.noise
-        # (e - mean) / std: in training of the embeddings of a step, later their running averages.
+        # (e - mean) / std. In training mean and std are those of a step's embeddings, later the
+        # averages that training has kept of them.
         # differs from the paper, which takes e as it is: a fresh encoder embeds all texts almost
         # alike.
         self.standardise = nn.BatchNorm1d(d_text, affine=False)
@@ -268,7 +269,11 @@ class Hypernetwork(nn.Module):
         raise NotImplementedError
 
     def take_backbone(self, backbone: nn.Module) -> None:
-        """Called once with the GPT, for a subclass that copies or uses its weights."""
+        """Called once with the GPT, for a subclass that uses its weights, as `Rescaling` does.
+
+        (See tests/evidence/rivals.py.) It keeps one of the GPT's methods. A copy of weights would
+        be of untrained ones, since a small backbone is pretrained only later.
+        """
 
     def sites(self) -> list[tuple[int, str]]:
         """(layer, module) of every adapted weight, layer by layer."""
@@ -312,9 +317,7 @@ class StaticLoRA(Hypernetwork):
             self.B[module] = torch.zeros(layers, d_out, config.rank)
 
     def forward(self, c: Tensor | None) -> Adapter:
-        A = {module: stacked.unbind() for module, stacked in self.A.items()}  # one for each layer
-        B = {module: stacked.unbind() for module, stacked in self.B.items()}
-        return self.place_updates(A, B, self.generate_z(c))
+        return self.place_updates(self.A, self.B, self.generate_z(c))
 
     def generate_z(self, c: Tensor | None) -> Mapping | None:
         """{module: z of each layer}; here None: there is nothing between A and B."""

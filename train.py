@@ -121,8 +121,9 @@ def check_choice(what: str, name: str, known) -> None:
         raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
 
 
-# Ranks and rates are those that suit each best; Zhyper's higher ranks cost little. The trunk is the
-# paper's in t2l and in names that end in -paper, else the gated one.
+# Ranks and rates are those that suit each best; zhyper-diag has Config's, 32 and 2e-3, as a higher
+# rank costs it little. The trunk is the paper's in t2l and in names that end in -paper, else the
+# gated one.
 METHODS = {
     "frozen": {},
     "prompt": {"description_in_prompt": True},
@@ -140,7 +141,7 @@ PRESETS = {
     "default": {},
     # fewer cultures, which can be learned by heart, and more that is stated at once
     "hard": {"contexts": 64, "stated": 6},
-    # with a scale of 0.5 the loss stays high until the rate falls
+    # with an lr_scale of 0.5 the loss stays high until the rate falls
     "votes": {"steps": 1600, "lr_scale": 0.25},
     "atlas": {"lr_scale": 0.5},
     # One layer and few tokens a step: what it learns in half a minute tells whether all works.
@@ -240,7 +241,8 @@ def train_loop(
         optimizer.load_state_dict(checkpoint["optimizer"])
         report = checkpoint["report"]
     done = report["steps"]
-    batches = islice(batches, done, steps)  # (those that are done are drawn again, and skipped)
+    # the batches are seeded, so those that are done come first again, and are skipped
+    batches = islice(batches, done, steps)
     losses = []
     start = time.perf_counter()
     bar = tqdm(batches, desc=path.stem, total=steps, initial=done)
@@ -286,7 +288,7 @@ def pretrain(
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good.
 
     It learns through `Zhyper.forward`, like all methods, but without descriptions and so without
-    updates. Of a packed row every token but the first counts as its answer.
+    updates. Of a row of `data.batches.pack` every token but the first counts as its answer.
     """
     texts = encode(system.tokenizer, documents, "document", more_follows=True)
     eos = system.backbone.config.eos[0]
@@ -493,7 +495,7 @@ def say(text: str) -> None:
 
 
 def read_data(config: Config) -> Data:
-    """The data, and lines that say what there is of it, and if evaluated records were trained."""
+    """The data. A line says how much of it each split has, and one if it has trained contexts."""
     names = ("data_path", "contexts", "stated", "wording")
     options = {name: getattr(config, name) for name in names}
     data = load(config.data, config.seed, **options)
@@ -615,9 +617,6 @@ def resume(folder: Path) -> dict:
 def go_on(folder: Path, results: dict) -> dict:
     """Do what the results of a job do not hold yet.
 
-    New systems have the very backbone of `base`, so pretraining that one pretrains theirs. A system
-    in METHOD.pt has a backbone of its own, which is pretrained, as no method begins before that.
-
     stopped in      found in the folder              goes on
     pretraining     backbone.pt with a checkpoint    from its step
     a training      METHOD.pt with a checkpoint      from its step
@@ -627,7 +626,8 @@ def go_on(folder: Path, results: dict) -> dict:
     configs = {}
     for name in results["methods"]:
         configs[name] = configure(name, results["preset"], results["given"])
-    config = configs[results["methods"][0]]  # methods differ in nothing that data and base need
+    # for data and base, which depend on no option that differs between methods
+    config = configs[results["methods"][0]]
     data = read_data(config)
 
     # 1. everything is encoded before anything is trained: a text that is too long is known at once
@@ -641,6 +641,7 @@ def go_on(folder: Path, results: dict) -> dict:
             continue
         system, checkpoint = read_checkpoint(folder / f"{name}.pt", config.device)
         if system is None:
+            # it shares base.backbone, one object, so to pretrain that below is to pretrain it
             system = build_system(base, method_config)
         encoded = encode_data(system, data, method_config)
         jobs.append((name, system, encoded, checkpoint))

@@ -250,9 +250,9 @@ class Zhyper(nn.Module):
     def with_hidden_states(self, rows: Rows) -> Rows:
         """The rows with their hidden states, computed once for a whole training.
 
-        They stay without in two cases: if the lowest adapted layer is the first, since below it
-        there is only a look-up, and if descriptions stand in prompts, since there are too many rows
-        then to keep.
+        In two cases they are returned as they are: if the lowest adapted layer is the first, since
+        below it there is only a look-up, and if descriptions stand in prompts, since there are too
+        many rows then to keep.
         """
         if not self.lowest_layer or self.description_in_prompt:
             return rows
@@ -291,7 +291,7 @@ class Zhyper(nn.Module):
         #     targets             X E . .   and         X Y Z E
         # (b, p) each, where the longest answer has p tokens with its end
         positions, mask = answer_positions(rows)
-        targets = rows.ids.gather(1, positions + 1)  # (b, p)
+        targets = rows.ids.gather(1, positions + 1)  # (b, p); of no use where the mask is false
         positions, mask, targets = [each.to(self.device) for each in (positions, mask, targets)]
         # of the last layer only these positions are computed
         x = self.backbone.run_layers(x, adapter, start=self.lowest_layer, positions=positions)
@@ -325,10 +325,10 @@ class Zhyper(nn.Module):
         """
         config = self.backbone.config
         eos = config.eos[0]
-        texts = self.prompts(questions, descriptions)
+        prompts = self.prompts(questions, descriptions)
         longest = config.block_size - 1  # so that there is room for a token of the answer
-        prompts = encode(self.tokenizer, texts, "prompt", longest=longest, more_follows=True)
-        rows = [list(prompt) for prompt in prompts]  # they grow by a token in each round
+        prompt_ids = encode(self.tokenizer, prompts, "prompt", longest=longest, more_follows=True)
+        rows = [list(ids) for ids in prompt_ids]  # they grow by a token in each round
         adapter = self.eval().adapt(descriptions)
         for _ in range(max_new_tokens):
             last = torch.tensor([[len(row) - 1] for row in rows], device=self.device)  # (b, 1)
@@ -341,10 +341,10 @@ class Zhyper(nn.Module):
             if all(row[-1] == eos for row in rows):
                 break
         answers = []
-        for prompt, row in zip(prompts, rows, strict=True):
-            answer = [token for token in row[len(prompt) :] if token != eos]
+        for ids, row in zip(prompt_ids, rows, strict=True):
+            answer = [token for token in row[len(ids) :] if token != eos]
             # (with the prompt, since some tokenizers drop the space before a text's first word)
-            answers.append(decode_answer(self.tokenizer, prompt, answer))
+            answers.append(decode_answer(self.tokenizer, ids, answer))
         return answers
 
     # ---- one description's adapter on its own: its size, merged, exported
@@ -472,7 +472,9 @@ USAGE = """/describe TEXT  answer as it says; before that, both answers are the 
 anything else   a question"""
 
 
-def probability(system: Zhyper, question: str, answer: str, descriptions: list[str] | None) -> str:
+def probability_text(
+    system: Zhyper, question: str, answer: str, descriptions: list[str] | None
+) -> str:
     """How probable an answer is, as "(0.83)"; "" if it is empty or leaves no room for its end."""
     try:
         loss, _ = system.score([question], [answer], descriptions)
@@ -486,7 +488,7 @@ def print_answers(system: Zhyper, question: str, description: str | None) -> Non
     for name, text in (("frozen:", None), ("adapted:", description)):
         descriptions = None if text is None else [text]
         (answer,) = system.generate([question], descriptions)
-        print(f"{name:9}{answer}   {probability(system, question, answer, descriptions)}")
+        print(f"{name:9}{answer}   {probability_text(system, question, answer, descriptions)}")
 
 
 def print_new_words(system: Zhyper, description: str) -> None:
@@ -546,7 +548,7 @@ def explain(system: Zhyper, args) -> None:
     for part in parts:
         others = [other for other in parts if other != part]
         if others:
-            number = probability(system, question, answer, ["; ".join(others)])
+            number = probability_text(system, question, answer, ["; ".join(others)])
             print(f"  {number} without: {part}")
 
 

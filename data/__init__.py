@@ -38,7 +38,7 @@ SPLITS = {  # what each split is for
     "ood": "contexts from outside the training distribution, asked what is stated",
     "inferred": "contexts that are never trained, asked for facts that are not stated",
     "inferred_ood": "the same for contexts from outside the training distribution",
-    "own_words": "one statement in words of people who never saw the training's, of new contexts",
+    "own_words": "new contexts, in one statement of people who never saw the training phrases",
     "own_words_four": "four such statements together",
     "minimal_pairs": "two contexts that differ in one value: only its answer changes",
     "locality": "questions that a description leaves open: the majority's answer is right",

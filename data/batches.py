@@ -99,12 +99,12 @@ def pack(
 
 
 def draw(
-    records: Sequence[Record], descriptions: int, questions: int, seed: int
+    records: Sequence[Record], description_count: int, question_count: int, seed: int
 ) -> Iterator[list[int]]:
     """Which records each step reads, as indices.
 
-    They are of so many `descriptions`, and of each so many `questions` at most. Every description
-    has its turn before one of them comes again.
+    Each step has `description_count` descriptions, and `question_count` questions about each at
+    most. Every description has its turn before one of them comes again.
     """
     rng = np.random.default_rng(seed)
     of_description = defaultdict(list)  # {(context, description): indices of its records}
@@ -114,9 +114,9 @@ def draw(
     waiting = []
     while True:
         drawn = []
-        for _ in range(descriptions):
+        for _ in range(description_count):
             if not waiting:
                 waiting = list(rng.permutation(len(groups)))
             group = groups[waiting.pop()]
-            drawn += list(rng.permutation(group)[:questions])
+            drawn += list(rng.permutation(group)[:question_count])
         yield drawn

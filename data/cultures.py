@@ -11,9 +11,9 @@ it,
 
     {facet: {"questions": [...], "answers": {answer: {"trained": [...], "held_out": [...], ...}}}}
 
-The first answer of a facet is its majority value. Most clauses, those under "trained", were written
-by people who saw the questions and the answers alone; so were the two "own_words" of each answer,
-by others, which no training ever sees.
+The first answer of a facet is its majority value. Most clauses of "trained" were written by people
+who saw the questions and the answers alone. The two clauses of "own_words" were written in the same
+way by other people, and training never sees them.
 
 Neighbouring facets form pairs, as greeting and time, and their values go together. Of the 16
 combinations of values only the 8 of `ALLOWED` occur in training, as a deep bow with guests who are

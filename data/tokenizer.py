@@ -23,7 +23,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer_from_json(tokenizer.to_str())  # which sets it as it says below
+    return tokenizer_from_json(tokenizer.to_str())  # so that it is set like a saved one
 
 
 def tokenizer_from_json(text: str) -> tokenizers.Tokenizer:

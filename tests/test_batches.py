@@ -64,7 +64,7 @@ def test_every_description_has_its_turn_with_some_of_its_questions_before_one_co
     for i, text in enumerate(TEXTS):
         for number in range(i + 1):  # some have fewer questions than a step asks
             records.append(Record(f"context {i}", text, f"question {number}", "yes", "train"))
-    steps = draw(records, descriptions=1, questions=3, seed=0)
+    steps = draw(records, description_count=1, question_count=3, seed=0)
     asked = set()
     orders = set()
     for _ in range(8):  # each five turns are of all five descriptions
@@ -76,12 +76,12 @@ def test_every_description_has_its_turn_with_some_of_its_questions_before_one_co
             assert len(set(drawn)) == len(drawn) == min(3, 1 + TEXTS.index(drawn[0].description))
             asked |= set(drawn)
     assert asked == set(records) and len(orders) > 1  # in the long run every question, in changing order
-    assert len(next(draw(records, descriptions=5, questions=1, seed=0))) == 5
+    assert len(next(draw(records, description_count=5, question_count=1, seed=0))) == 5
     runs = [list(islice(draw(records, 2, 3, seed), 5)) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_two_contexts_with_one_description_are_two_turns():
     records = [Record(context, "people bow", "how?", context, "train") for context in "ab"]
-    steps = draw(records, descriptions=1, questions=4, seed=0)
+    steps = draw(records, description_count=1, question_count=4, seed=0)
     assert sorted([next(steps), next(steps)]) == [[0], [1]]

@@ -291,20 +291,24 @@ def test_a_step_may_have_a_single_statement_which_has_no_spread_to_be_standardis
 
 
 class OfTheBackbone(ZhyperDiag):
-    """Zhyper whose A is the first rows of each frozen weight."""
+    """Zhyper whose A is the first rows of each frozen weight, as they are when it is called."""
 
     def take_backbone(self, backbone):
-        for layer, module in self.sites():
-            A = self.A[module][layer - self.config.lowest_layer]
-            A.data.copy_(backbone.linear(layer, module).weight[: self.config.rank])
+        self.linear_of = backbone.linear
+
+    def forward(self, c):
+        adapter = super().forward(c)
+        for site, update in adapter.items():
+            update.A = self.linear_of(*site).weight[: self.config.rank]
+        return adapter
 
 
 def test_a_hypernetwork_of_ones_own_is_given_the_backbone_once_and_is_saved(monkeypatch, tmp_path):
     monkeypatch.setitem(HYPERNETWORKS, "of-the-backbone", OfTheBackbone)
     system = build_system("of-the-backbone", lowest_layer=1)
-    A = system.hypernetwork.A["v"]
-    assert torch.equal(A[0], system.backbone.linear(1, "v").weight[:4])
-    nn.init.normal_(A)  # as training would change it
+    nn.init.normal_(system.backbone.linear(1, "v").weight)  # as pretraining would change it
+    updates = system.adapt(TEXTS[:2])
+    assert torch.equal(updates[1, "v"].A, system.backbone.linear(1, "v").weight[:4])
     system.save(tmp_path / "own.pt")
     again = Zhyper.load(tmp_path, "own")
     ids = torch.randint(50, (2, 7))
