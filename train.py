@@ -494,27 +494,6 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def read_data(config: Config) -> Data:
-    """The data. A line says how much of it each split has, and one if it has trained contexts."""
-    names = ("data_path", "contexts", "stated", "wording")
-    options = {name: getattr(config, name) for name in names}
-    data = load(config.data, config.seed, **options)
-    for split in SPLITS:
-        records = data.split(split)
-        if records:
-            contexts = {record.context for record in records}
-            say(f"{data.name}, {split}: {len(records)} records of {len(contexts)} contexts")
-    trained_contexts = {record.context for record in data.split("train")}
-    trained_texts = {(record.description, record.question) for record in data.split("train")}
-    for record in data.split("unseen") + data.split("ood"):
-        trained = (record.description, record.question) in trained_texts
-        if trained or record.context in trained_contexts:
-            problem = f"{record.context!r} or its description is in train, too"
-            say(f"{data.name}, {record.split}: {problem}, so this is no test")
-            break
-    return data
-
-
 def build_base(data: Data, config: Config) -> Zhyper:
     """What all methods start from: a real model, or a tokenizer and a fresh backbone."""
     torch.manual_seed(config.seed)
@@ -628,7 +607,9 @@ def go_on(folder: Path, results: dict) -> dict:
         configs[name] = configure(name, results["preset"], results["given"])
     # for data and base, which depend on no option that differs between methods
     config = configs[results["methods"][0]]
-    data = read_data(config)
+    about = ("data_path", "contexts", "stated", "wording")
+    options = {name: getattr(config, name) for name in about}  # of the data
+    data = load(config.data, config.seed, **options)
 
     # 1. everything is encoded before anything is trained: a text that is too long is known at once
     base_path = folder / "backbone.pt"
@@ -709,9 +690,9 @@ def parse_options() -> tuple[argparse.ArgumentParser, dict]:
     for setting in fields(Config):
         if "help" not in setting.metadata:
             continue  # METHODS decides it
-        types = get_args(setting.type) or (setting.type,)  # of int | None it is int, of str str
+        kind, *_ = get_args(setting.type) or [setting.type]  # int for int, and for int | None
         text = f"{setting.metadata['help']} (default: {setting.default})"
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", help=text, type=types[0])
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", help=text, type=kind)
     return parser, vars(parser.parse_args())
 
 

@@ -16,12 +16,13 @@ match, so they should be short.
 
 A built-in data set is a module in this folder with a function `load(seed, ...) -> Data`, and a name
 in BUILT_IN. What else `load` takes is an option of the command line: a field of Config and a name
-in `read_data`, both in train.py. The phrases of a module stand in the JSON file beside it.
+in `go_on`, both in train.py. The phrases of a module stand in the JSON file beside it.
 """
 
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,9 +123,23 @@ def read_jsonl(path: Path) -> Data:
         raise ValueError(f'{path}: give records of two contexts or more the "split": "train"')
     if len({record.description for record in train}) < 2:
         raise ValueError(f"{path}: all training records have one description, so write others")
+    warn_of_leak(path, records)
     documents = [record.document for record in train]
     documents += [record.description for record in train]
     return Data(path.stem, records, list(dict.fromkeys(documents)))
+
+
+def warn_of_leak(path: Path, records: list[Record]) -> None:
+    """Print a line if something that should be new, of `unseen` or `ood`, is in `train`, too."""
+    train = [record for record in records if record.split == "train"]
+    contexts = {record.context for record in train}
+    asked = {(record.description, record.question) for record in train}
+    for record in records:
+        trained = record.context in contexts or (record.description, record.question) in asked
+        if trained and record.split in ("unseen", "ood"):
+            problem = f"{record.context!r} or its description is in train, too"
+            print(f"{path}, {record.split}: {problem}, so this is no test", file=sys.stderr)
+            return
 
 
 def parse_record(line: bytes) -> Record:

@@ -59,9 +59,9 @@ def encode(
     for text, encoding in zip(texts, encodings, strict=True):
         ids = encoding.ids
         if more_follows:
-            # [CLS] how ##dy [SEP] becomes [CLS] how ##dy
-            while ids and encoding.special_tokens_mask[len(ids) - 1]:
-                ids = ids[:-1]
+            special = encoding.special_tokens_mask  # of [CLS] how ##dy [SEP] it is [1, 0, 0, 1]
+            while ids and special[len(ids) - 1]:
+                ids.pop()  # [SEP], and what else stands at the end
         if unknown is not None and unknown in encoding.tokens:
             start, end = encoding.offsets[encoding.tokens.index(unknown)]
             problem = f"the {what} {text[:40]!r} holds {text[start:end]!r}"

@@ -74,6 +74,19 @@ def test_training_needs_two_contexts_and_two_descriptions(change, message, tmp_p
         load(write(tmp_path / "one.jsonl", BOW, SING | change))
 
 
+NEW = {"context": "c", "description": "people nod"}
+
+
+@pytest.mark.parametrize("split", ["unseen", "ood", "seen"])
+@pytest.mark.parametrize("change", [{}, {"context": "a"}, {"description": "people sing"}])
+def test_what_is_in_train_and_should_be_new_is_said(change, split, tmp_path, capsys):
+    path = write(tmp_path / "mine.jsonl", BOW, SING, BOW | NEW | {"split": split} | change)
+    load(path)
+    context = change.get("context", "c")
+    line = f"{path}, {split}: '{context}' or its description is in train, too, so this is no test\n"
+    assert capsys.readouterr().err == (line if change and split != "seen" else "")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

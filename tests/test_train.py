@@ -303,7 +303,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not(stops, left, 
 
 def test_a_run_that_is_stopped_before_it_has_a_folder_names_none(given, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", *map(str, words_of(given)), "--out", str(tmp_path / "run")])
-    monkeypatch.setattr(train, "read_data", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(train, "load", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(SystemExit, match="^stopped$"):
         train.main()
 
@@ -346,17 +346,6 @@ def test_a_text_that_cannot_be_read_is_named_before_anything_is_trained(changed,
         run(tmp_path / "run", ["zhyper-diag"], "default", write(records, tmp_path))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("change", [{"context": "bowers"}, {"description": "people bow low and the taxes are cut"}])
-def test_what_is_in_train_and_in_unseen_is_said(change, tmp_path, capsys):
-    *records, last = two_cultures().records
-    last = last._replace(**change)
-    train.read_data(configure("frozen", "default", write([*records, last], tmp_path)))
-    first, second, *warnings = capsys.readouterr().err.splitlines()
-    assert first == "two, train: 4 records of 2 contexts"
-    assert second.startswith("two, unseen: 4 records of ")
-    assert warnings == [f"two, unseen: {last.context!r} or its description is in train, too, so this is no test"]
 
 
 def test_a_loss_that_is_no_number_stops_training(given, tmp_path):
