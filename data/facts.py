@@ -251,17 +251,19 @@ def guess_all(
     for name, variable in table.variables.items():
         variable_of |= dict.fromkeys(variable.questions, name)
     pairs = count_pairs(trained)
+    usual = {variable: majority(trained, variable) for variable in table.variables}
+    neighbours = {}  # {context: the table of the others of its region}
     guesses = {"majority": {}, "region": {}, "naive bayes": {}}
     for record, stated in stated_of.items():
+        context = record.context
         variable = variable_of[record.question]
-        known = table if record.context in inside else trained
-        neighbours = []
-        for context in known.facts:
-            same_region = table.regions[context] == table.regions[record.context]
-            if same_region and context != record.context:
-                neighbours.append(context)
-        guesses["majority"][record] = majority(trained, variable)
-        guesses["region"][record] = majority(known.select(neighbours), variable)
+        if context not in neighbours:
+            known = table if context in inside else trained
+            region = table.regions[context]
+            others = [other for other in known.facts if table.regions[other] == region]
+            neighbours[context] = known.select([other for other in others if other != context])
+        guesses["majority"][record] = usual[variable]
+        guesses["region"][record] = majority(neighbours[context], variable)
         guesses["naive bayes"][record] = naive_bayes(table, pairs, stated, variable)
     return guesses
 

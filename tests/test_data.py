@@ -272,7 +272,7 @@ def test_the_pairs_of_a_region_take_values_of_their_own_three_times_in_five():
     assert all(values == set(ALLOWED) for values in own.values())
 
 
-def test_a_seed_gives_the_same_cultures_and_another_gives_others():
+def test_a_seed_gives_the_same_cultures_and_another_gives_others(little_data):
     first, again, other = [load("cultures", seed=seed, contexts=16) for seed in (5, 5, 6)]
     assert (first.records, first.documents) == (again.records, again.documents)
     assert not {record.context for record in first.records} & {record.context for record in other.records}

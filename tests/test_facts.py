@@ -127,7 +127,7 @@ def test_the_backbone_reads_answers_of_training_contexts_and_a_third_of_descript
             assert asked[answer] / asked.total() == pytest.approx(known[answer] / known.total(), abs=0.12)
 
 
-def test_a_seed_gives_the_same_data_and_another_holds_out_others():
+def test_a_seed_gives_the_same_data_and_another_holds_out_others(little_data):
     first, again, other = [load("votes", seed=seed, contexts=100) for seed in (5, 5, 6)]
     assert (first.records, first.documents, first.guesses) == (again.records, again.documents, again.guesses)
     assert {record.context for record in first.split("unseen")} != {record.context for record in other.split("unseen")}
@@ -140,7 +140,7 @@ def test_an_option_that_cannot_be_is_refused(options):
         load("votes", **options)
 
 
-def test_ten_contexts_are_enough():
+def test_ten_contexts_are_enough(little_data):
     assert len({record.context for record in load("votes", contexts=10).split("train")}) == 10
 
 

@@ -157,16 +157,14 @@ def test_every_method_trains_a_step_and_what_is_saved_is_what_was_evaluated(give
 
 
 @pytest.mark.parametrize("name", ["cultures", "votes", "atlas"])
-def test_every_built_in_data_set_trains(name, tmp_path, monkeypatch):
+def test_every_built_in_data_set_trains(name, tmp_path, little_data):
     if name == "atlas" and not ATLAS.is_dir():
         pytest.skip("the Ethnographic Atlas is not at hand")
     options = {"data_path": str(ATLAS)} if name == "atlas" else {}
-    data = train.load(name, **options)
-    fewer = replace(data, records=data.records[::20], documents=data.documents[::20])
-    monkeypatch.setattr(train, "load", lambda *_, **__: fewer)
     results = run(tmp_path / "run", ["zhyper-diag"], "smoke", TINY | {"data": name, "evaluate": 16, **options})
     assert {"unseen", "ood", "swapped", "random", "none"} < set(results["rows"]["zhyper-diag"]["accuracy"])
-    assert set(results["rows"]) == {"zhyper-diag", *data.guesses}
+    guesses = set() if name == "cultures" else {"majority", "region", "naive bayes"}
+    assert set(results["rows"]) == {"zhyper-diag"} | guesses
 
 
 # ---- evaluation
