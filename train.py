@@ -494,6 +494,13 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def read_data(config: Config) -> Data:
+    """The data set, made with those options that a data set may take."""
+    names = ("data_path", "contexts", "stated", "wording")
+    options = {name: getattr(config, name) for name in names}
+    return load(config.data, config.seed, **options)
+
+
 def build_base(data: Data, config: Config) -> Zhyper:
     """What all methods start from: a real model, or a tokenizer and a fresh backbone."""
     torch.manual_seed(config.seed)
@@ -607,9 +614,7 @@ def go_on(folder: Path, results: dict) -> dict:
         configs[name] = configure(name, results["preset"], results["given"])
     # for data and base, which depend on no option that differs between methods
     config = configs[results["methods"][0]]
-    about = ("data_path", "contexts", "stated", "wording")
-    options = {name: getattr(config, name) for name in about}  # of the data
-    data = load(config.data, config.seed, **options)
+    data = read_data(config)
 
     # 1. everything is encoded before anything is trained: a text that is too long is known at once
     base_path = folder / "backbone.pt"

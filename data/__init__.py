@@ -16,7 +16,7 @@ match, so they should be short.
 
 A built-in data set is a module in this folder with a function `load(seed, ...) -> Data`, and a name
 in BUILT_IN. What else `load` takes is an option of the command line: a field of Config and a name
-in `go_on`, both in train.py. The phrases of a module stand in the JSON file beside it.
+in `read_data`, both in train.py. The phrases of a module stand in the JSON file beside it.
 """
 
 import importlib

@@ -301,7 +301,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not(stops, left, 
 
 def test_a_run_that_is_stopped_before_it_has_a_folder_names_none(given, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", *map(str, words_of(given)), "--out", str(tmp_path / "run")])
-    monkeypatch.setattr(train, "load", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(train, "read_data", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(SystemExit, match="^stopped$"):
         train.main()
 
