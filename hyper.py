@@ -75,15 +75,14 @@ class LowRank:
 
     def as_lora(self, row: int = 0) -> tuple[Tensor, Tensor]:
         """A' = Z A (r, d_in) and B (d_out, r) of one row: a plain LoRA, ΔW = scale · B A'."""
-        # Z A is Z times each of the d_in columns of A. times_z wants vectors in the last axis:
-        A = self.times_z(self.A.mT)  # (d_in, r) · z (b, 1, r) -> (b, d_in, r); without z as it was
-        A = A.mT  # (b, r, d_in)
-        B = self.B
-        if A.dim() == 3:
-            A = A[row]
-        if B.dim() == 3:
-            B = B[row]
-        return A, B
+        A = self.A[row] if self.A.dim() == 3 else self.A  # (r, d_in)
+        B = self.B[row] if self.B.dim() == 3 else self.B
+        if self.z is None:
+            return A, B
+        z = self.z[row]
+        if z.dim() == 1:  # a diagonal: it multiplies the rows of A
+            return z[:, None] * A, B
+        return z @ A, B  # a square
 
     def take(self, index: Tensor) -> "LowRank":
         """The update whose row i is row index[i] of this one; what all rows share stays shared.
@@ -133,7 +132,8 @@ class Trunk(nn.Module):
 
     def standardised(self, e: Tensor) -> Tensor:
         """The embeddings (n, d_text) standardised, in training with noise on them."""
-        self.standardise.train(self.training and len(e) > 1)  # a single one has no std
+        # a single embedding has no std, so the averages serve it in training, too
+        self.standardise.train(self.training and len(e) > 1)
         e = self.standardise(e)
         if self.training:
             e = e + self.noise * torch.randn_like(e)
@@ -222,10 +222,10 @@ class PaperTrunk(Trunk):
         depth = self.depth_norm(self.depth.weight)  # (l, latent/4)
         module = self.module_norm(self.module.weight)  # (m, latent/4)
         # every text with every layer and every module; -1 keeps the width of each
-        size = (len(c), len(depth), len(module), -1)  # (b, l, m, …)
-        text = c[:, None, None].expand(size)  # (b, l, m, latent/2)
-        depth = depth[None, :, None].expand(size)  # (b, l, m, latent/4)
-        module = module[None, None].expand(size)
+        b, l, m = len(c), len(depth), len(module)
+        text = c[:, None, None].expand(b, l, m, -1)  # (b, 1, 1, latent/2) -> (b, l, m, latent/2)
+        depth = depth[None, :, None].expand(b, l, m, -1)  # from (1, l, 1, latent/4)
+        module = module[None, None].expand(b, l, m, -1)  # from (1, 1, m, latent/4)
         x = torch.cat([text, depth, module], dim=-1)  # (b, l, m, latent)
         x = self.mixer(x)
         for block in self.blocks:
@@ -341,7 +341,7 @@ class ZhyperDiag(StaticLoRA):
         #     a number of z    = a sum of f products weight · feature
         #     std(weight)      = spread / √f
         #     std of z         = spread · std of a feature = 8 · 0.3 = 2.4, between texts; 0.3 was
-        #                        measured on the gated trunk before training
+        #                        measured before training (a feature is a number of gate ⊙ c)
         modules = len(config.modules)
         outputs = math.prod(self.z_size(config.rank))
         std = self.spread / self.trunk.features**0.5

@@ -143,7 +143,7 @@ class Block(nn.Module):
         Rows are filled up on the right, and no token looks ahead, so there is no mask for padding.
 
         The last layer may be given `positions` (b, p), those of each row whose result is wanted:
-        then only these are computed, (b, p, d).
+        then only these are computed, (b, p, d), which saves most of that layer's time.
         """
 
         def project(module: str, x: Tensor) -> Tensor:  # by one linear layer and its update
@@ -290,7 +290,6 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.word = nn.Embedding(config.vocab_size, config.width)
-        # (data/pretrained.py adds to these a real BERT's embedding of token type 0)
         self.position = nn.Embedding(config.block_size, config.width)
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
@@ -325,7 +324,7 @@ def with_weights(
     name: str,
 ):
     """A network with these weights. Raises ValueError if they are not exactly its own."""
-    with torch.device("meta"):  # parameters without memory
+    with torch.device("meta"):  # parameters without memory, whose start costs nothing
         network = kind(config)
     try:
         # assign: the tensors become its parameters; all names and shapes are compared

@@ -20,7 +20,7 @@ import string
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,7 @@ def option(default, text: str):
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that the training of one method depends on: each field is an option.
+    """Everything that the training of one method depends on. A field with a help is an option.
 
     Raises ValueError for a value that is impossible.
     """
@@ -92,7 +92,7 @@ class Config:
 
     steps: int = option(1000, "of training")
     lr: float = option(2e-3, "peak learning rate; three times that for A, B and the small encoder")
-    lr_scale: float = 1.0  # a preset's factor on the lr of each method
+    lr_scale: float = 1.0  # a preset's factor: t2l has 1e-3, and in the preset votes 1e-3 · 0.25
     descriptions_per_step: int = option(32, "how many descriptions a step reads")
     questions_per_description: int = option(4, "how many questions it asks about each, at most")
     evaluate: int | None = option(None, "how many records of a split are evaluated; None: all")
@@ -241,13 +241,14 @@ def train_loop(
         optimizer.load_state_dict(checkpoint["optimizer"])
         report = checkpoint["report"]
     done = report["steps"]
-    # the batches are seeded, so those that are done come first again, and are skipped
+    # To go on exactly: the batches are seeded, so those that are done come first again, and are
+    # skipped; and what else is random in a step, as dropout, depends on its number alone (1.).
     batches = islice(batches, done, steps)
     losses = []
     start = time.perf_counter()
     bar = tqdm(batches, desc=path.stem, total=steps, initial=done)
     for step, (rows, descriptions) in enumerate(bar, start=done + 1):
-        # 1. what is random in a step, as dropout, depends on its number alone
+        # 1. read a batch
         torch.manual_seed(seed + step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps) * group["peak"]
@@ -303,7 +304,8 @@ def pretrain(
 
 
 class Encoded(NamedTuple):
-    """Records as token ids. Records with the same question and answer share a row.
+    """Records as token ids. Records with the same question and answer share a row, so that it is
+    encoded once, and its hidden states below the adapted layers are computed once.
 
     Of three records, the first and the last of which ask and answer the same, there are two rows,
     and row_of is [0, 1, 0].
@@ -438,9 +440,9 @@ def evaluation_plan(data: Data, config: Config) -> dict[str, tuple[list[Record],
     return plan
 
 
-def controlled_split(splits: dict) -> str:
-    """The split whose records the controls ask again: `unseen`, or else the first."""
-    return "unseen" if "unseen" in splits else next(iter(splits))
+def controlled_split(names: Iterable[str]) -> str:
+    """The split whose records the controls ask again: `unseen`, or else the first of these."""
+    return "unseen" if "unseen" in names else next(iter(names))
 
 
 def evaluate(system: Zhyper, encoded: dict[str, Encoded]) -> dict:
@@ -527,12 +529,12 @@ def build_base(data: Data, config: Config) -> Zhyper:
 def build_system(base: Zhyper, config: Config) -> Zhyper:
     """A method's untrained system, on the tokenizer and the backbone of `base`."""
     torch.manual_seed(config.seed)
-    parts = {}
+    options = {}
     if config.kind and HYPERNETWORKS[config.kind].reads_text:
         if config.encoder:
             encoder = Encoder.from_pretrained(config.encoder)
             tokenizer = read_tokenizer(config.encoder, encoder.config.vocab_size)
-            parts = {"encoder": encoder, "encoder_tokenizer": tokenizer, "encoder_frozen": True}
+            options = {"encoder": encoder, "encoder_tokenizer": tokenizer, "encoder_frozen": True}
         else:
             sizes = EncoderConfig(
                 vocab_size=base.tokenizer.get_vocab_size(),
@@ -542,10 +544,10 @@ def build_system(base: Zhyper, config: Config) -> Zhyper:
                 width=config.width,
                 inner=4 * config.width,
             )
-            parts = {"encoder": Encoder(sizes)}
-    parts["description_in_prompt"] = config.description_in_prompt
-    parts["trained_words"] = base.trained_words
-    system = Zhyper(base.tokenizer, base.backbone, **parts)
+            options = {"encoder": Encoder(sizes)}
+    options["description_in_prompt"] = config.description_in_prompt
+    options["trained_words"] = base.trained_words
+    system = Zhyper(base.tokenizer, base.backbone, **options)
     if config.kind:
         sizes = HyperConfig(
             kind=config.kind,
@@ -608,6 +610,9 @@ def go_on(folder: Path, results: dict) -> dict:
     a training      METHOD.pt with a checkpoint      from its step
     an evaluation   the same, at its last step       with the evaluation
     between         a row in results.json            with the next method
+
+    Systems that are built here share one backbone, which is pretrained below, before any of them is
+    trained. One that comes out of METHOD.pt has a copy of that, as this file is not written before.
     """
     configs = {}
     for name in results["methods"]:
@@ -627,7 +632,6 @@ def go_on(folder: Path, results: dict) -> dict:
             continue
         system, checkpoint = read_checkpoint(folder / f"{name}.pt", config.device)
         if system is None:
-            # it shares base.backbone, one object, so to pretrain that below is to pretrain it
             system = build_system(base, method_config)
         encoded = encode_data(system, data, method_config)
         jobs.append((name, system, encoded, checkpoint))

@@ -142,7 +142,8 @@ class Zhyper(nn.Module):
     def parts_of(self, description: str) -> list[str]:
         """What of a text is embedded: each of its statements, or the whole text as the paper does.
 
-        Raises ValueError for a text without a statement, or with too many.
+        Only for a method that reads texts, since others have no trunk. Raises ValueError for a text
+        without a statement, or with too many.
         """
         if not self.hypernetwork.trunk.reads_statements:
             return [description]
@@ -197,7 +198,7 @@ class Zhyper(nn.Module):
         """The update of every site; where it differs between texts, row i is for descriptions[i].
 
         c of `embed` may stand in place of texts: adapt(torch.lerp(c1, c2, 0.3)) generates for a
-        point between two of them.
+        point between two of them. None gives no update, so the frozen model, whatever the method.
         """
         if self.hypernetwork is None or descriptions is None:
             return {}
@@ -250,6 +251,7 @@ class Zhyper(nn.Module):
     def with_hidden_states(self, rows: Rows) -> Rows:
         """The rows with their hidden states, computed once for a whole training.
 
+        There are few of them: rows differ only in question and answer, whatever the description.
         In two cases they are returned as they are: if the lowest adapted layer is the first, since
         below it there is only a look-up, and if descriptions stand in prompts, since there are too
         many rows then to keep.

@@ -137,7 +137,7 @@ def warn_of_leak(path: Path, records: list[Record]) -> None:
     for record in records:
         trained = record.context in contexts or (record.description, record.question) in asked
         if trained and record.split in ("unseen", "ood"):
-            problem = f"{record.context!r} or its description is in train, too"
+            problem = f"{record.context!r} or its description with this question is in train"
             print(f"{path}, {record.split}: {problem}, so this is no test", file=sys.stderr)
             return
 

@@ -50,6 +50,7 @@ from data import Data, Record
 FACETS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 NAMES = list(FACETS)
 PAIRS = list(zip(NAMES[::2], NAMES[1::2], strict=True))  # [("greeting", "time"), ...]
+PAIR_OF = {facet: pair for pair in PAIRS for facet in pair}
 ANSWERS = {facet: list(texts["answers"]) for facet, texts in FACETS.items()}
 # The combinations of a pair, in training and in `ood`. In both each value of a facet stands twice,
 # so that a single value does not tell from which list it is.
@@ -95,7 +96,7 @@ def change_one_value(rng: Random, culture: Culture, facets: list[str]) -> Cultur
     """
     options = []
     for facet in facets:
-        first, second = PAIRS[NAMES.index(facet) // 2]
+        first, second = PAIR_OF[facet]
         for value in range(4):
             changed = {**culture, facet: value}
             if changed != culture and (changed[first], changed[second]) in ALLOWED:
@@ -169,7 +170,7 @@ def evaluation_records(rng: Random, trained: list, stated: int, region: int) -> 
     """The records of one description of every split; of `minimal_pairs` they are of two.
 
     split                        culture                states              is asked
-    validation, seen             a training culture     `stated` facets     what is stated
+    validation, seen: alike      a training culture     `stated` facets     what is stated
     new_wording                  a training culture     ... held-out        what is stated
     unseen                       a new one              `stated` facets     what is stated
     own_words, own_words_four    a new one              one facet, four     what is stated

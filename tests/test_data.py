@@ -83,7 +83,7 @@ def test_what_is_in_train_and_should_be_new_is_said(change, split, tmp_path, cap
     path = write(tmp_path / "mine.jsonl", BOW, SING, BOW | NEW | {"split": split} | change)
     load(path)
     context = change.get("context", "c")
-    line = f"{path}, {split}: '{context}' or its description is in train, too, so this is no test\n"
+    line = f"{path}, {split}: '{context}' or its description with this question is in train, so this is no test\n"
     assert capsys.readouterr().err == (line if change and split != "seen" else "")
 
 
