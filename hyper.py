@@ -295,7 +295,7 @@ class Hypernetwork(nn.Module):
 
 
 def init_A(*shape: int) -> Tensor:
-    """LoRA's usual start for A (..., r, d_in), kaiming-uniform: within 1/√d_in. B starts at 0."""
+    """LoRA's usual start for A (..., r, d_in), kaiming-uniform: within 1/√d_in."""
     return (2 * torch.rand(shape) - 1) / shape[-1] ** 0.5
 
 
@@ -328,7 +328,6 @@ class ZhyperDiag(StaticLoRA):
     """Zhyper, Z = diag(z): LoRA's A and B, and r numbers a site and text (paper, section 3)."""
 
     reads_text = True
-    spread = 8.0  # how strongly z differs between texts at the start
 
     def z_size(self, rank: int) -> tuple[int, ...]:
         """The shape of one text's z at one site."""
@@ -336,16 +335,15 @@ class ZhyperDiag(StaticLoRA):
 
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
-        # B = 0 makes step 0 the frozen model. z must then differ strongly between texts: if not,
-        # training first learns one adapter for all of them and rarely escapes that solution.
-        #     a number of z    = a sum of f products weight · feature
-        #     std(weight)      = spread / √f
-        #     std of z         = spread · std of a feature = 8 · 0.3 = 2.4, between texts; 0.3 was
-        #                        measured before training (a feature is a number of gate ⊙ c)
+        # z = 0 makes step 0 the frozen model, and B must then not be zero, or nothing would learn.
+        # In the first step only the heads have a gradient, a product with the text's features: so
+        # what differs between texts is learned first.
+        # differs from the paper, where B = 0, as in LoRA, and z starts the same for all texts.
+        for B in self.B.values():
+            B.data = init_A(*B.shape)
         modules = len(config.modules)
         outputs = math.prod(self.z_size(config.rank))
-        std = self.spread / self.trunk.features**0.5
-        self.head_weight = nn.Parameter(std * torch.randn(modules, outputs, self.trunk.features))
+        self.head_weight = nn.Parameter(torch.zeros(modules, outputs, self.trunk.features))
         self.head_bias = nn.Parameter(torch.zeros(modules, outputs))
 
     def generate_z(self, c: Tensor) -> Mapping:
@@ -361,11 +359,6 @@ class ZhyperDiag(StaticLoRA):
 
 class ZhyperSquare(ZhyperDiag):
     """Zhyper with a square Z, which also mixes the ranks: r² numbers for each site and text."""
-
-    def __init__(self, config, layers, shapes, d_text):
-        super().__init__(config, layers, shapes, d_text)
-        # a number of Z a is a sum of r products, where diag(z) a has one: so Z starts smaller
-        self.head_weight.data /= config.rank**0.5
 
     def z_size(self, rank: int) -> tuple[int, ...]:
         return (rank, rank)
@@ -384,8 +377,7 @@ class TextToLoRA(Hypernetwork):
             B = torch.zeros(d_out, config.rank)
             # Its authors' start: whatever the text, the head emits its bias, a LoRA with B = 0. A
             # step later B differs between texts, since the gradient of the head's weight contains
-            # the features. We observed that T2L trains well from here, and that Zhyper does not
-            # where z is the same for all texts; no theory says so.
+            # the features.
             nn.init.zeros_(head.weight)
             head.bias.data.copy_(torch.cat([A.flatten(), B.flatten()]))
             self.heads[module] = head

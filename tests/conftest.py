@@ -44,7 +44,7 @@ def tiny_config(kind: str, **changes) -> HyperConfig:
 
 
 def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Zhyper:
-    """A tiny system whose B is not zero, so that its updates do something; `changes` of HyperConfig."""
+    """A tiny system whose B and z are not zero, so that its updates do something; `changes` of HyperConfig."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(TEXTS, BACKBONE.vocab_size)
     vocab_size = tokenizer.get_vocab_size()
@@ -55,7 +55,7 @@ def build_system(kind: str, seed: int = 0, block_size: int = 64, **changes) -> Z
     system.add_hypernetwork(tiny_config(kind, **changes))
     with torch.no_grad():
         for name, weight in system.hypernetwork.named_parameters():
-            if name.startswith(("B.", "heads.")):
+            if name.startswith(("B.", "head")):
                 weight.normal_(std=0.3)
         if system.encoder:  # a fresh encoder embeds all texts almost alike
             e = system.run_encoder(TEXTS)
@@ -95,7 +95,9 @@ def trained(tmp_path_factory) -> tuple[Zhyper, Data, dict]:
     torch.manual_seed(1)
     backbone = GPT(replace(BACKBONE, vocab_size=vocab_size))
     system = Zhyper(tokenizer, backbone, Encoder(replace(ENCODER, vocab_size=vocab_size)))
-    config = train.Config(pretrain_steps=60, pretrain_lr=1e-2, descriptions_per_step=2, steps=80, lr=5e-3, device="cpu")
+    config = train.Config(
+        pretrain_steps=60, pretrain_lr=1e-2, descriptions_per_step=2, steps=120, lr=1e-2, device="cpu"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "PRETRAIN_TOKENS", 32)
         train.pretrain(folder / "backbone.pt", system, data.documents, config, None)

@@ -67,18 +67,18 @@ def test_a_method_goes_before_a_preset_and_what_is_given_before_both():
 
 
 def test_the_options_are_those_of_the_published_numbers():
-    methods = {"lora": (8, 2e-3), "lora-prompt": (32, 2e-3), "t2l": (8, 1e-3), "t2l-gated": (8, 1e-3)}
+    methods = {"lora": (8, 2e-3), "lora-prompt": (32, 2e-3), "t2l": (8, 5e-4), "t2l-gated": (8, 5e-4)}
     methods |= {"zhyper-diag": (32, 2e-3), "zhyper-diag-paper": (32, 5e-4)}
     methods |= {"zhyper-square": (8, 1e-3), "zhyper-square-paper": (8, 5e-4)}
     for method, (rank, lr) in methods.items():
         config = configure(method, "default", {})
-        assert (config.rank, config.lr * config.lr_scale, config.steps) == (rank, lr, 1000)
+        assert (config.rank, config.lr * config.lr_scale, config.steps) == (rank, lr, 800)
     assert (config.pretrain_steps, config.pretrain_lr, config.descriptions_per_step) == (250, 4e-3, 32)
     assert (config.questions_per_description, config.seed, *LOOP) == (4, 0, 8, 128, 50)
     smoke = dict(layers=1, width=64, pretrain_steps=300, pretrain_lr=1e-2, lowest_layer=0)
     assert PRESETS["smoke"] == smoke | dict(steps=100, lr_scale=2.0, evaluate=64)
-    numbers = {"real": [28, 2500, 0.2, 16, 3, 256], "words": [0.3, 128, 1500], "hard": [64, 6]}
-    numbers |= {"votes": [1600, 0.25], "atlas": [0.5]}
+    numbers = {"real": [28, 2500, 0.4, 16, 3, 256], "words": [0.3, 128, 1000], "hard": [64, 6]}
+    numbers |= {"votes": [1600, 0.5]}
     for preset, expected in numbers.items():
         assert [value for value in PRESETS[preset].values() if not isinstance(value, str)] == expected
 

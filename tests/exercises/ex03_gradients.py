@@ -3,7 +3,7 @@
 Read in hyper.py: LowRank, down to `times_z`.
 y = scale · ((x Aᵀ) ⊙ z) Bᵀ is what LowRank adds to W x. L is the loss. G = dL/dy is given: it has the shape of y and
 says how L changes with each number of y. `gradients` returns dL/dz, dL/dA, dL/dB by products of matrices, without
-autograd; on paper first. Then read off for exercise 4: which of the three are zero when B is zero? Which are when z is
+autograd; on paper first. Then read off for exercise 4: which of the three are zero when z is zero? Which are when B is
 zero as well?
 
     x (b, t, d_in)    A (r, d_in)    B (d_out, r)    z (b, r)    G (b, t, d_out)

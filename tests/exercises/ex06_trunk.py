@@ -34,6 +34,7 @@ def effects(trunk: type[GatedTrunk], change) -> tuple[ZhyperDiag, Tensor, dict[t
     torch.manual_seed(0)
     network = ZhyperDiag(small_config(), 2, {"q": (6, 6), "v": (6, 4)}, 5)
     network.trunk = trunk(network.config, 2, 5)
+    torch.nn.init.normal_(network.head_weight)  # as training would leave it; it starts at zero
     network.double().eval()
     change(network)
     c = network.trunk.read(torch.randn(2, 5).double())

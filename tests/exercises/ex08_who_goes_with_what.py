@@ -1,6 +1,7 @@
 """Complete two readings of a text, and find what each of them can never tell apart.
 
-Read in hyper.py: `read` of GatedTrunk, and the docstring of its class. In zhyper.py: `split_statements`, `embed`.
+Read in hyper.py: `read` of GatedTrunk; the docstring of its class afterwards, as it tells the answer. In zhyper.py,
+if you like: `split_statements`, `embed`.
 A text is a list of statements here. `embed(statements)` is a frozen encoder, (n, d): the embedding of a statement is
 the mean of the vectors of its words. `read(e)` is a trunk's, (n, d) -> (n, f), and the nonlinearity is in it.
 1. `before` returns c (f,): the mean of the statements' embeddings is taken before `read`.

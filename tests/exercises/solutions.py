@@ -34,8 +34,8 @@ def in_rank_space(x, A, B, z, scale):
     return scale * h @ B.mT
 
 
-# ---- 3. Teaches: each of the three gradients has the other two factors in it. With B = 0 only B has a gradient, and
-# the next step moves all three; with z = 0 too, all are zero, for ever. This is why exercise 4 is dead.
+# ---- 3. Teaches: each of the three gradients has the other two factors in it. With z = 0 only z has a gradient, with
+# B = 0 only B, and the next step moves all three; with both zero, all are zero, for ever. So exercise 4 is dead.
 # Usual mistake: scale is left out of one of them, or the sum over tokens of dL/dz.
 
 
@@ -50,14 +50,14 @@ def gradients(x, A, B, z, scale, G):
     return dL_dz, dL_dA, dL_dB
 
 
-# ---- 4. Teaches: one zero is a start, two are an end. B keeps the zero, so that every text starts at the frozen model
-# with z far apart; with the zero in z instead, all texts would start with the same z.
+# ---- 4. Teaches: one zero is a start, two are an end. z keeps the zero, so the first step moves the heads alone, by
+# the features of each text. (With the zero in B, and z far apart between texts, it passes, too.)
 # Usual mistake: only the bias of the head is set. Then all texts have one z, and one step later one update.
 
 
 def alive_start(network):
-    std = network.spread / network.trunk.features**0.5
-    nn.init.normal_(network.head_weight, std=std)
+    for B in network.B.values():
+        nn.init.normal_(B, std=0.1)
 
 
 # ---- 5. Teaches: B can take over any factor of z. Compare ΔW, not z.
