@@ -338,7 +338,7 @@ class ZhyperDiag(StaticLoRA):
         # z = 0 makes step 0 the frozen model, and B must then not be zero, or nothing would learn.
         # In the first step only the heads have a gradient, a product with the text's features: so
         # what differs between texts is learned first.
-        # differs from the paper, where B = 0, as in LoRA, and z starts the same for all texts.
+        # differs from the paper, in whose code B = 0, as in LoRA, and z is the same for all texts.
         for B in self.B.values():
             B.data = init_A(*B.shape)
         modules = len(config.modules)
