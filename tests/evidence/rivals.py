@@ -74,12 +74,13 @@ DROPOUT = 0.05  # of what A reads
 
 
 class Authors(ZhyperDiag):
-    """The authors' start: the head's weights zero and its bias random, so that z is equal for all texts."""
+    """The authors' start: B = 0, the head's weights zero and its bias random, so that z is equal for all texts."""
 
     def __init__(self, config, layers, shapes, d_text):
         super().__init__(config, layers, shapes, d_text)
         bound = self.trunk.features**-0.5  # of nn.Linear's own start
-        nn.init.zeros_(self.head_weight)
+        for B in self.B.values():
+            nn.init.zeros_(B)
         nn.init.uniform_(self.head_bias, -bound, bound)
 
 
