@@ -271,8 +271,9 @@ class Hypernetwork(nn.Module):
     def take_backbone(self, backbone: nn.Module) -> None:
         """Called once with the GPT, for a subclass that uses its weights, as `Rescaling` does.
 
-        (See tests/evidence/rivals.py.) It keeps one of the GPT's methods. A copy of weights would
-        be of untrained ones, since a small backbone is pretrained only later.
+        (See tests/evidence/rivals.py.) It keeps a method of the GPT, as backbone.linear: the GPT
+        itself would be saved once more with this network, and a copy of weights would be of
+        untrained ones, since a small backbone is pretrained only later.
         """
 
     def sites(self) -> list[tuple[int, str]]:
@@ -295,7 +296,7 @@ class Hypernetwork(nn.Module):
 
 
 def init_A(*shape: int) -> Tensor:
-    """LoRA's usual start for A (..., r, d_in), kaiming-uniform: within 1/√d_in."""
+    """Uniform within 1/√d_in: LoRA's usual start for A (..., r, d_in), and ours for B."""
     return (2 * torch.rand(shape) - 1) / shape[-1] ** 0.5
 
 

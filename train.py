@@ -240,7 +240,7 @@ def train_loop(
         report = checkpoint["report"]
     done = report["steps"]
     # To go on exactly: the batches are seeded, so those that are done come first again, and are
-    # skipped; and what else is random in a step, as dropout, depends on its number alone (1.).
+    # skipped; and what else is random in a step, as dropout, is seeded by its number, below.
     batches = islice(batches, done, steps)
     losses = []
     start = time.perf_counter()
@@ -287,7 +287,8 @@ def pretrain(
     """Teach the backbone to write the documents, packed into full rows; then freeze it for good.
 
     It learns through `Zhyper.forward`, like all methods, but without descriptions and so without
-    updates. Of a row of `data.batches.pack` every token but the first counts as its answer.
+    updates. Of a row of `data.batches.pack` every token but the first counts as its answer: start
+    is 1, and end the row's length.
     """
     texts = encode(system.tokenizer, documents, "document", more_follows=True)
     eos = system.backbone.config.eos[0]
@@ -363,14 +364,14 @@ def fit(
 
 
 @torch.no_grad()
-def score_records(system: Zhyper, records: Encoded) -> tuple[Tensor, Tensor]:
+def score_records(system: Zhyper, encoded: Encoded) -> tuple[Tensor, Tensor]:
     """Loss (nats) and exactness of each record's answer, (n,) each."""
-    records = records._replace(rows=system.with_hidden_states(records.rows))
+    encoded = encoded._replace(rows=system.with_hidden_states(encoded.rows))
     losses = []
     exact = []
-    indices = range(len(records.row_of))
+    indices = range(len(encoded.row_of))
     for start in range(0, len(indices), 64):
-        loss, right = system(*records.take(indices[start : start + 64]))
+        loss, right = system(*encoded.take(indices[start : start + 64]))
         losses.append(loss.cpu())
         exact.append(right.cpu())
     return torch.cat(losses), torch.cat(exact)
