@@ -28,7 +28,7 @@ def ranks(ratio: int) -> tuple[int, int]:
 # ---- checks: do not edit
 def test_the_formula_counts_what_is_built_and_the_ranks_give_the_ratios():
     mistral = {"q": (4096, 4096), "v": (4096, 1024)}
-    small = {"q": (6, 5), "up": (7, 3)}
+    small = {"q": (6, 5), "up": (7, 3), "o": (4, 2)}
     cases = [(8, "paper", 32, mistral), (16, "paper", 32, mistral), (2, "gated", 3, small)]
     counts = {}
     for kind in ("t2l", "zhyper-diag"):

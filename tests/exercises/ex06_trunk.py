@@ -30,16 +30,16 @@ def set_opposite(network: ZhyperDiag) -> None:
 
 # ---- checks: do not edit
 def effects(trunk: type[GatedTrunk], change) -> tuple[ZhyperDiag, Tensor, dict[tuple[int, str], Tensor]]:
-    """A network with this trunk, after `change`; c of two texts; {site: effect of the first in place of the second}."""
+    """A network with this trunk, after `change`; c of four texts; {site: effect of the first against the second}."""
     torch.manual_seed(0)
-    network = ZhyperDiag(small_config(), 2, {"q": (6, 6), "v": (6, 4)}, 5)
+    network = ZhyperDiag(small_config(modules=("q", "k", "v")), 2, {"q": (6, 6), "k": (6, 4), "v": (6, 4)}, 5)
     network.trunk = trunk(network.config, 2, 5)
     torch.nn.init.normal_(network.head_weight)  # as training would leave it; it starts at zero
     network.double().eval()
     change(network)
-    c = network.trunk.read(torch.randn(2, 5).double())
+    c = network.trunk.read(torch.randn(4, 5).double())
     size = tuple(network.trunk(c).shape)
-    assert size == (2, 2, 2, 8), f"features are {size}, not (b, l, m, f): does c have an axis for layers and modules?"
+    assert size == (4, 2, 3, 8), f"features are {size}, not (b, l, m, f): does c have an axis for layers and modules?"
     return network, c, {site: update.z[0] - update.z[1] for site, update in network(c).items()}
 
 
@@ -51,14 +51,14 @@ def test_the_features_are_a_sum_and_so_a_text_has_the_same_effect_at_all_layers(
         wanted = network.trunk.gate[layer, module] + c[text]
         why = f"text {text}, layer {layer}, module {module}: the features are not gate[l,m] + c"
         torch.testing.assert_close(features[text, layer, module], wanted, msg=why)
-    for module in ("q", "v"):
+    for module in ("q", "k", "v"):
         torch.testing.assert_close(effect[1, module], effect[0, module], msg=f"at {module} the layers differ")
 
 
 @torch.no_grad()
 def test_a_product_can_turn_the_sign():
     _, _, effect = effects(GatedTrunk, set_opposite)
-    for module in ("q", "v"):
+    for module in ("q", "k", "v"):
         assert effect[0, module].abs().max() > 0.01, f"at layer 0 {module} the text has no effect"
         why = f"at layer 1 {module} the effect is not minus that at layer 0: which weights do the layers not share?"
         torch.testing.assert_close(effect[1, module], -effect[0, module], msg=why)

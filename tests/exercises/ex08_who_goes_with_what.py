@@ -57,6 +57,8 @@ PAIRS = [  # two texts; the last but one has the same words, but a word of a lon
     (TEXT, ["it backed whaling", "they opposed mining"]),
     (["it backed whaling", "it opposed deep mining"], ["it backed deep mining", "it opposed whaling"]),
     (["it backed whaling"], ["whaling backed it", "it backed whaling"]),
+    (["it it backed"], ["it backed backed"]),
+    (["in spring", *TEXT], [*TEXT, "in spring"]),
 ]
 
 
@@ -94,11 +96,11 @@ def test_the_two_readings():
         for alone in (TEXT[0], OTHER_PAIRS[1]):
             torch.testing.assert_close(reading([alone], embed, read), read(embed([alone]))[0], msg=why)
     why = "before is not what is read of the mean of the embeddings: does each statement count alike, long or short?"
-    mean = "it it it backed"  # as in the mean of "it" and "it backed"
-    torch.testing.assert_close(before(["it", "it backed"], embed, read), before([mean], embed, read), msg=why)
+    mean = "it it it it it backed"  # as in the mean of "it", "it backed" and "it"
+    torch.testing.assert_close(before(["it", "it backed", "it"], embed, read), before([mean], embed, read), msg=why)
     why = "after is not the mean of what is read of each statement alone: is `read` applied before the mean?"
-    alone = torch.stack([after([statement], embed, read) for statement in TEXT])
-    torch.testing.assert_close(after(TEXT, embed, read), alone.mean(0), msg=why)
+    alone = torch.stack([after([statement], embed, read) for statement in [*TEXT, "in spring"]])
+    torch.testing.assert_close(after([*TEXT, "in spring"], embed, read), alone.mean(0), msg=why)
 
 
 @torch.no_grad()
@@ -124,5 +126,9 @@ def test_what_each_of_them_cannot_tell_apart():
         changed = [statement for statement in first if statement not in second]
         two_facts = any(len(set(statement.split())) > 4 for statement in changed)
         assert two_facts, f"{changed} are other in the second text, and none has five different words: two facts?"
+        for old in changed:
+            for new in second:
+                why = f"{new!r} is {old!r} from another word on: who goes with what is the same"
+                assert f" {new} " not in f" {old} {old} ", why
         for name, reading in (("after", after), ("before", before)):
             assert same(reading, (first, second)), f"{name} tells {first} from {second}, at width {width}"

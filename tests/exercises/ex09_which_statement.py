@@ -52,8 +52,9 @@ def added_up(system: Zhyper, statements: list[str]) -> float:
 
 def test_it_is_the_probability_of_the_answer_without_each_statement():
     system = Zhyper.load(SHIPPED)
-    three = [TUNE, "a council rules", TAXES]
-    for statements, mark in [([TUNE], ""), ([TUNE, TAXES], "; "), (three, ", and "), (three, "; and "), (three, ". ")]:
+    three = [TUNE, "friends hum a tune", TAXES]
+    marks = (", and ", "; and ", ". ", "!\n")
+    for statements, mark in [([TUNE], ""), ([TUNE, TAXES], "; "), *((three, mark) for mark in marks)]:
         found = without_each(lambda description: chance(system, description), mark.join(statements) + ".")
         assert list(found) == statements, f"the statements are {statements}, not {list(found)}: see split_statements"
         for statement in statements:
@@ -67,6 +68,8 @@ def test_what_is_said_twice_is_seen_only_if_both_are_left_out():
     statements = said_twice()
     different = {frozenset(words_of(statement)) for statement in statements}  # in small letters, in any order
     assert len(different) > 2, f"{statements} are not three statements or more that differ in their words"
+    for statement in statements:
+        assert len(split_statements(statement)) == 1, f"{statement!r} is cut into more than one statement"
     whole = added_up(system, statements)
     assert whole >= 0.3, f"under all of {statements} the answer has only {whole:.2f}: does the model know the words?"
     for statement in statements:
